@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -25,16 +24,18 @@ var ErrNotLeader = errors.New("this node is not the leader")
 // other error, also when ctx ends, the command may or may not take effect. No command is
 // proposed twice.
 func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
-	data, err := encode(cmd)
-	if err != nil {
-		return state.Result{}, 0, err
-	}
 	var a answer
-	err = c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
+	var data []byte
+	err := c.withLeader(ctx, func(leader ec2.NodeID) (err error) {
 		a = answer{}
 		if leader == c.cfg.Node {
-			a.Result, a.Index, err = c.propose(ctx, cmd.Request, data)
+			a.Result, a.Index, err = c.ApplyHere(ctx, cmd)
 			return err
+		}
+		if data == nil {
+			if data, err = encode(cmd); err != nil {
+				return err
+			}
 		}
 		if a, err = c.callLeader(ctx, leader, methodApply, data); err == nil {
 			return a.err()
@@ -56,14 +57,11 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 // ApplyHere is like Apply, but only proposes the command if this node leads, else it returns
 // ErrNotLeader. So nobody but this node says what the command is.
 func (c *Cluster) ApplyHere(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
-	data, err := encode(cmd)
-	if err != nil {
-		return state.Result{}, 0, err
-	}
+	cmd.From = c.cfg.Node
 	if !c.leads() {
 		return state.Result{}, 0, ErrNotLeader
 	}
-	result, index, err := c.propose(ctx, cmd.Request, data)
+	result, index, err := c.propose(ctx, cmd)
 	if _, refused := errors.AsType[*ec2.Error](err); err != nil && !refused {
 		return state.Result{}, 0, err
 	}
@@ -116,10 +114,8 @@ func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	return index, nil
 }
 
-// encode encodes a command without its time, and returns an error if it is too large. The leader
-// later adds the time, and does not check the size again.
+// encode encodes a command, and returns an error if it is too large.
 func encode(cmd state.Command) ([]byte, error) {
-	cmd.Time = time.Time{}
 	data, err := state.EncodeCommand(cmd)
 	if err != nil {
 		return nil, err
@@ -130,13 +126,15 @@ func encode(cmd state.Command) ([]byte, error) {
 	return data, nil
 }
 
-// propose stamps an encoded command that holds r, replicates it and returns its result and
-// its log index. ErrNotLeader means that the command was not proposed.
-func (c *Cluster) propose(ctx context.Context, r state.Request, data []byte) (state.Result, uint64, error) {
-	data, err := state.StampCommand(data, c.cfg.Now())
+// propose stamps a command, replicates it and returns its result and its log index. ErrNotLeader
+// means that the command was not proposed.
+func (c *Cluster) propose(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
+	cmd.Time = c.cfg.Now()
+	data, err := encode(cmd)
 	if err != nil {
 		return state.Result{}, 0, err
 	}
+	r := cmd.Request
 	if err := c.handOverFirst(ctx, r); err != nil {
 		return state.Result{}, 0, err
 	}

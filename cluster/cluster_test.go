@@ -80,7 +80,7 @@ func ready(t *testing.T, c *Cluster) {
 }
 
 func createGroup(ctx context.Context, c *Cluster, name string) (uint64, error) {
-	_, index, err := c.Apply(ctx, state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"}})
+	_, index, err := asUser(ctx, c, &state.CreateSecurityGroup{Account: albert, Region: region, Name: name, Description: "test"})
 	return index, err
 }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -179,6 +180,7 @@ func (n *testNode) start(edit func(*Config, *peer.Identity)) {
 	}
 	n.Cluster, n.peer = c, p
 	p.HandleJoin(n.admit)
+	p.Handle(methodUser, n.answerUser)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	peerDone, done := make(chan error, 1), make(chan error, 1)
 	go func() { peerDone <- p.Run(ctx) }()
@@ -217,6 +219,50 @@ func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnsw
 		a.Members = append(a.Members, peer.Member{Node: string(m.ID), Address: m.Address, PublicKey: m.PublicKey, Role: string(m.Role)})
 	}
 	return a, err
+}
+
+// methodUser stands for the API: the leader proposes what a user asks for at another node.
+const methodUser = "test.user"
+
+func (n *testNode) answerUser(ctx context.Context, _ string, body []byte) ([]byte, error) {
+	cmd, err := state.DecodeCommand(body)
+	if err != nil {
+		return nil, err
+	}
+	var a answer
+	a.Result, a.Index, err = n.ApplyHere(ctx, cmd)
+	refused, ok := errors.AsType[*ec2.Error](err)
+	switch {
+	case ok:
+		a.Error = refused
+	case errors.Is(err, ErrNotLeader):
+		return nil, &peer.RemoteError{Code: CodeNotLeader, Text: err.Error()}
+	case err != nil:
+		a.Unknown = err.Error()
+	}
+	return json.Marshal(a)
+}
+
+// asUser carries out a request as the API does for a user at the node of c.
+func asUser(ctx context.Context, c *Cluster, r state.Request) (state.Result, uint64, error) {
+	body, err := state.EncodeCommand(state.Command{Request: r})
+	if err != nil {
+		return state.Result{}, 0, err
+	}
+	var a answer
+	data, err := c.AtLeader(ctx, methodUser, body, false, func() (err error) {
+		a.Result, a.Index, err = c.ApplyHere(ctx, state.Command{Request: r})
+		return err
+	})
+	if data != nil {
+		if a, err = decodeAnswer(data); err == nil {
+			err = a.err()
+		}
+	}
+	if late := c.waitIndex(ctx, a.Index); late != nil {
+		err = late
+	}
+	return a.Result, a.Index, err
 }
 
 // kill stops a node. A call that the node has not answered yet gets no answer.
@@ -309,7 +355,7 @@ func (s *testCluster) retry(ask func(context.Context) error) (err error, again b
 func (s *testCluster) apply(at *testNode, r state.Request) (result state.Result, index uint64) {
 	s.t.Helper()
 	err, again := s.retry(func(ctx context.Context) (err error) {
-		result, index, err = at.Apply(ctx, state.Command{Request: r})
+		result, index, err = asUser(ctx, at.Cluster, r)
 		return err
 	})
 	if err != nil && !(again && isCode(err, "InvalidGroup.Duplicate")) {

@@ -59,7 +59,7 @@ func TestOversizedCommandIsRefusedAtEveryNode(t *testing.T) {
 	for _, n := range s.running() {
 		before := n.View().Index()
 		err, _ := s.retry(func(ctx context.Context) error {
-			_, _, err := n.Apply(ctx, state.Command{Request: run})
+			_, _, err := asUser(ctx, n.Cluster, run)
 			return err
 		})
 		if !isCode(err, "RequestEntityTooLarge") {

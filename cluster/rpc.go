@@ -149,7 +149,12 @@ func (c *Cluster) answerApply(ctx context.Context, from ec2.NodeID, body []byte)
 	if ctx.Err() != nil { // ctx ends with the Peer: the caller must ask the next leader
 		return answer{NotLeader: true}
 	}
-	result, index, err := c.propose(ctx, cmd.Request, body)
+	if cmd, err = c.handedIn(from, cmd); err != nil {
+		c.refused.note(c.cfg.Logger, from, fmt.Sprintf("%T", cmd.Request), err)
+		refusal, _ := errors.AsType[*ec2.Error](err)
+		return answer{Error: refusal}
+	}
+	result, index, err := c.propose(ctx, cmd)
 	a := answer{Result: result, Index: index}
 	refused, ok := errors.AsType[*ec2.Error](err)
 	switch {

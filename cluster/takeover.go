@@ -73,11 +73,7 @@ func (c *Cluster) takeOver(ctx context.Context) error {
 		for _, cmd := range c.cfg.Bootstrap {
 			batch.Requests = append(batch.Requests, cmd.Request)
 		}
-		data, err := encode(state.Command{Request: batch})
-		if err != nil {
-			return fmt.Errorf("bootstrap: %w", err)
-		}
-		if _, _, err := c.propose(ctx, batch, data); err != nil {
+		if _, _, err := c.propose(ctx, state.Command{Request: batch, From: c.cfg.Node}); err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
 	}

@@ -34,6 +34,7 @@ func (h hostile) Dial(node raft.ServerAddress, timeout time.Duration) (net.Conn,
 func (h hostile) calls(t *testing.T, name string, at ec2.NodeID) map[string]error {
 	t.Helper()
 	trans := raft.NewNetworkTransport(h, 1, rpcTimeout, nil)
+	defer trans.Close()
 	id, address := raft.ServerID(at), raft.ServerAddress(at)
 	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(name), Addr: []byte(name)}
 	forged, err := state.EncodeCommand(state.Command{
@@ -63,15 +64,16 @@ func (h hostile) calls(t *testing.T, name string, at ec2.NodeID) map[string]erro
 // refusesAll fails the test unless a node refuses every call, and keeps its term, log and State.
 func (h hostile) refusesAll(t *testing.T, name string, at *testNode) {
 	t.Helper()
-	term, last, index := at.raft.CurrentTerm(), at.raft.LastIndex(), at.View().Index()
+	term, last := at.raft.CurrentTerm(), at.raft.LastIndex()
 	for call, err := range h.calls(t, name, at.name) {
 		if err == nil {
 			t.Errorf("%s of %s in the name of %s was accepted by %s", call, h.name, name, at.name)
 		}
 	}
-	if at.raft.CurrentTerm() != term || at.raft.LastIndex() != last || at.View().Index() != index || hasGroup(at.View(), "forged") {
-		t.Errorf("%s changed: term %d, log to %d, State %d; had term %d, log to %d, State %d", at.name,
-			at.raft.CurrentTerm(), at.raft.LastIndex(), at.View().Index(), term, last, index)
+	// The cluster may write entries of its own meanwhile.
+	if now := at.raft.LastIndex(); at.raft.CurrentTerm() != term || now < last || now > last+100 || hasGroup(at.View(), "forged") {
+		t.Errorf("%s is in term %d with a log up to %d, forged group: %t; had term %d and a log up to %d", at.name,
+			at.raft.CurrentTerm(), now, hasGroup(at.View(), "forged"), term, last)
 	}
 }
 
@@ -140,8 +142,8 @@ func TestNodeThatLosesItsVoteIsDisconnectedFromRaft(t *testing.T) {
 	if _, err := open.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the connection of a node that lost its vote is still open")
 	}
-	hostile{demoted}.refusesAll(t, string(demoted.name), leader)
 	testwait.For(t, "two voters", func() bool { return len(votersOf(s.leader().servers())) == 2 })
+	hostile{demoted}.refusesAll(t, string(demoted.name), s.leader())
 	s.waitAll(index)
 	s.waitAll(s.write(s.leader(), "after")) // the demoted node still follows
 }
@@ -163,6 +165,7 @@ func TestNonVoterCannotEndTheLeadersTerm(t *testing.T) {
 		t.Fatal(err)
 	}
 	trans := raft.NewNetworkTransport(listening{p.Listener(peer.ProtocolRaft), hostile{n}}, 1, rpcTimeout, nil)
+	defer trans.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()

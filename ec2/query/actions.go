@@ -86,6 +86,8 @@ type call struct {
 	dryRun  bool
 
 	accessKey string
+	signature *state.Signature
+	applied   int        // commands that were proposed
 	via       ec2.NodeID // the node that passed the request on; "" if this node received it
 }
 
@@ -98,7 +100,12 @@ func (c *call) apply(r state.Request) (state.Result, error) {
 		}
 		return state.Result{}, dryRunSucceeded()
 	}
-	result, index, err := c.server.cfg.Backend.Apply(c.ctx, state.Command{Request: r, Audit: c.audit})
+	cmd := state.Command{Request: r, Audit: c.audit}
+	if c.applied == 0 { // so that the next command of the same call is no replay
+		cmd.Signature = c.signature
+	}
+	c.applied++
+	result, index, err := c.server.cfg.Backend.Apply(c.ctx, cmd)
 	if index > 0 { // also if the request was refused or changed nothing
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}

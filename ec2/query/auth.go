@@ -7,6 +7,7 @@ import (
 	"palisade/ec2"
 	"palisade/ec2/query/sigv4"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/state"
 )
 
 const notValid = "AWS was not able to validate the provided access credentials"
@@ -34,6 +35,7 @@ func (s *Server) authenticate(c *call, r *http.Request, body []byte, g *sigv4.Si
 		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", wire.Quote(g.Region))
 	}
 	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.Region), key.ID
+	c.signature = &state.Signature{Account: key.Account, ID: g.ID(), Until: g.Until()}
 	return nil
 }
 

@@ -90,7 +90,7 @@ func (s *Server) Answer(ctx context.Context, q *Received, via ec2.NodeID) (*Repl
 	c := s.newCall(ctx)
 	c.via = via
 	answer, err := s.serve(c, q)
-	if errors.Is(err, ErrElsewhere) {
+	if errors.Is(err, ErrElsewhere) && c.applied == 1 {
 		return nil, ErrElsewhere
 	}
 	if err != nil {

@@ -182,6 +182,9 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 	}
 	if !onlyReads(action) {
 		c.audit = newAudit(c, q, params)
+		if err := c.view.CheckSignature(c.signature); err != nil {
+			return nil, err
+		}
 	}
 	return h.do(c, params)
 }

@@ -17,6 +17,9 @@ type Command struct {
 	Time    time.Time // stamped by the leader
 	Request Request
 	Audit   *ec2.Audit // nil if a node proposed the command by itself
+
+	From      ec2.NodeID // the node that handed the command to the leader, which sets it; "" in a command of an earlier release
+	Signature *Signature // of the user's request that the leader made the command from; nil if there is none
 }
 
 // A Request is a change that a caller asks for. State.Apply checks it and carries it out. The
@@ -84,6 +87,9 @@ type envelope struct {
 	Time    time.Time       `json:"time"`
 	Body    json.RawMessage `json:"body"`
 	Audit   *ec2.Audit      `json:"audit,omitempty"`
+
+	From      ec2.NodeID `json:"from,omitempty"`
+	Signature *Signature `json:"signature,omitempty"`
 }
 
 // EncodeCommand returns the log entry of a command.
@@ -92,17 +98,7 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit})
-}
-
-// StampCommand returns an encoded command with its time set, without encoding the request again.
-func StampCommand(data []byte, at time.Time) ([]byte, error) {
-	var e envelope
-	if err := decodeStrict(data, &e); err != nil {
-		return nil, fmt.Errorf("stamp command: %w", err)
-	}
-	e.Time = at.UTC()
-	return json.Marshal(e)
+	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit, From: cmd.From, Signature: cmd.Signature})
 }
 
 // DecodeCommand reads a log entry. An unknown type, version or field is an error, and the node
@@ -119,7 +115,7 @@ func DecodeCommand(data []byte) (Command, error) {
 	if err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	return Command{Time: e.Time, Request: req, Audit: e.Audit}, nil
+	return Command{Time: e.Time, Request: req, Audit: e.Audit, From: e.From, Signature: e.Signature}, nil
 }
 
 func encodeRequest(r Request) (string, json.RawMessage, error) {

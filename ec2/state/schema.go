@@ -32,8 +32,10 @@ const (
 	tableElastic   = "elastic"
 	tableTag       = "tag"
 	tableAudit     = "audit"
+	tableSignature = "signature"
 
-	tableGroupCount = "groupcount"
+	tableGroupCount     = "groupcount"
+	tableSignatureCount = "signaturecount"
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
@@ -62,7 +64,9 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		unique(indexOwner, func(g *ec2.Group) string { return key(g.Account) + key(g.Region) + key(g.ID) }),
 		many(indexSource, sourcesOf),
 		many(indexRule, rulesOf)),
-	tableGroupCount: table(tableGroupCount, (*groupCount).key),
+	tableGroupCount:     table(tableGroupCount, (*groupCount).key),
+	tableSignature:      table(tableSignature, (*Signature).key),
+	tableSignatureCount: table(tableSignatureCount, func(c *signatureCount) string { return key(c.Account) }),
 	tableInstance: table(tableInstance, func(i *ec2.Instance) string { return key(i.ID) },
 		many(indexOwner, func(i *ec2.Instance) []string { return []string{key(i.Account) + key(i.Region)} }),
 		many(indexMember, membershipsOf),

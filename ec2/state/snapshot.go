@@ -63,6 +63,7 @@ var snapshotTables = []struct {
 	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
 	{tableTag, func() any { return new(ec2.Tag) }},
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
+	{tableSignature, func() any { return new(Signature) }},
 }
 
 // WriteSnapshot writes the View as a snapshot, which Restore reads.
@@ -152,6 +153,7 @@ func (s *State) restore(r io.Reader) error {
 		return err
 	}
 	countGroups(t)
+	countSignatures(t)
 	m := first[meta](t, tableMeta, indexID, key(""))
 	t.Commit()
 	s.current.Store(&version{db: s.db.Snapshot(), meta: m, tail: &delta{}})

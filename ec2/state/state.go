@@ -92,7 +92,7 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	t := newTx(s.db, index)
 	t.TrackChanges()
 	t.advance(cmd.Time)
-	result, err := cmd.Request.apply(t)
+	result, err := t.carryOut(cmd)
 	refusal, ok := err.(*ec2.Error)
 	if err != nil {
 		if !ok {
@@ -103,6 +103,9 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 		result = Result{}
 	}
 	t.audit(cmd, refusal)
+	if err == nil {
+		t.remember(cmd.Signature)
+	}
 	changes := t.Changes()
 	t.commit()
 
@@ -110,6 +113,18 @@ func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was.tail.next.Store(next)
 	s.current.Store(&version{db: s.db.Snapshot(), meta: t.meta, tail: next})
 	return result, err
+}
+
+// carryOut carries out the request of a command, unless the node that handed it in may not ask for
+// it, or it was made from a user's request that was carried out before.
+func (t *tx) carryOut(cmd Command) (Result, error) {
+	if err := checkCaller(t.Txn, cmd.From, cmd.Request); err != nil {
+		return Result{}, err
+	}
+	if err := t.checkSignature(cmd.Signature); err != nil {
+		return Result{}, err
+	}
+	return cmd.Request.apply(t)
 }
 
 // Index returns the log index of the last command.

@@ -137,15 +137,26 @@ func (g *Signature) parse(credential, date, signedHeaders string) bool {
 	return seen["host"] // without host, a request could be replayed to another endpoint
 }
 
-// CheckTime returns an error for a signature that has expired or whose time is in the
-// future. Used signatures are not remembered, so a request can be replayed until it
-// expires, as at EC2 itself.
-func (g *Signature) CheckTime(now time.Time) error {
-	until := g.stamp.Add(maxSkew)
+// Until returns the time at which a signature expires.
+func (g *Signature) Until() time.Time {
 	if g.inQuery {
-		until = g.stamp.Add(g.expires)
+		return g.stamp.Add(g.expires)
 	}
-	if now.Before(g.stamp.Add(-maxSkew)) || now.After(until) {
+	return g.stamp.Add(maxSkew)
+}
+
+// ID returns a hash of a signature. Two requests have the same one only if one is a copy of the
+// other, or if both were signed with the same key in the same second and are equal in everything
+// that is signed.
+func (g *Signature) ID() []byte {
+	sum := sha256.Sum256([]byte(g.AccessKey + "/" + g.hex))
+	return sum[:16]
+}
+
+// CheckTime returns an error for a signature that has expired or whose time is in the
+// future.
+func (g *Signature) CheckTime(now time.Time) error {
+	if now.Before(g.stamp.Add(-maxSkew)) || now.After(g.Until()) {
 		return ec2.Errorf("RequestExpired", "Request has expired.")
 	}
 	return nil

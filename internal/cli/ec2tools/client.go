@@ -3,6 +3,7 @@ package ec2tools
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -94,6 +95,7 @@ func (c *client) call(ctx context.Context, action string, params url.Values, ans
 		return "", fmt.Errorf("make %s request: %w", action, err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
+	req.Header.Set("amz-sdk-invocation-id", rand.Text()) // so that two equal calls in one second have two signatures
 	if c.stale != nil {
 		req.Header.Set(readHeader, "stale")
 	}
