@@ -174,6 +174,31 @@ func (e *entry) follow(p *packet.Packet, w way) {
 // logarithm returns a window as the field windows stores it.
 func logarithm(window uint32) uint8 { return 1 + uint8(bits.Len32(max(window, 1)-1)) }
 
+// continues handles the usual segment of an established connection with few comparisons: it follows
+// the last one of its end, or acknowledges, and lies in the windows. If it is one, continues moves the
+// windows as follow does and returns true. Otherwise it changes nothing, and fits and follow decide.
+func (e *entry) continues(p *packet.Packet, w way) bool {
+	const flags = packet.SYN | packet.FIN | packet.RST | packet.ACK
+	if e.state != established || p.TCPFlags&flags != packet.ACK || p.Fragment || e.windows[1-w] == 0 || e.tcp&ackSent.of(w) == 0 {
+		return false
+	}
+	sender, receiver := &e.ends[w], &e.ends[1-w]
+	next, window := p.TCPSeq+uint32(p.Len-p.Payload), uint32(p.TCPWindow)<<e.scale(w)
+	switch {
+	case before(next, sender.next), before(sender.allowed, next), before(next, p.TCPSeq):
+		return false
+	case before(p.TCPAck, sender.acked), before(receiver.next, p.TCPAck), receiver.next-p.TCPAck > maxAckDistance:
+		return false
+	case window > e.window(w):
+		return false
+	}
+	sender.next, sender.acked = next, p.TCPAck
+	if allowed := p.TCPAck + max(window, 1); before(receiver.allowed, allowed) {
+		receiver.allowed = allowed
+	}
+	return true
+}
+
 // begin starts the windows of an end at its SYN. Windows are scaled only if the SYNs of both ends
 // say so (RFC 7323 §2.2).
 func (e *entry) begin(p *packet.Packet, w way, s segment) {

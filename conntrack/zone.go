@@ -83,6 +83,12 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 	if e == nil {
 		return Answer{}
 	}
+	if e.protocol == packet.ProtocolTCP && e.flags&(isUntracked|isBlocked) == 0 && !e.isStale(r) && e.continues(p, w) {
+		e.packets[w] += p.Segments
+		e.addBytes(w, uint64(p.Len-p.L3))
+		e.deadline = now + z.timeouts.TCPEstablished
+		return Answer{Status: Live, Outside: e.has(fromOutside), Reply: w == reply}
+	}
 	if e.isStray(p, w) {
 		return Answer{}
 	}

@@ -53,7 +53,7 @@ func BenchmarkForward(b *testing.B) {
 		t.expect("web", t.of("web", fromWeb), "app", verdict.Forward)
 		t.expect("app", t.of("app", reply(fromWeb, packet.SYN|packet.ACK)), "web", verdict.Forward)
 		known := fromWeb
-		known.TCPFlags = packet.ACK
+		known.TCPFlags, known.TCPSeq, known.TCPAck = packet.ACK, 1, 1
 		frame := t.of("web", known)
 		for b.Loop() {
 			t.pass(t.ports["web"], frame, 0)
