@@ -29,6 +29,9 @@ import (
 
 const shardCount = 64
 
+// DefaultCapacity is the default of Config.Capacity.
+const DefaultCapacity = 262_144
+
 // Config sizes a Tracker. The zero value is useful.
 type Config struct {
 	// Path is the file that holds the connections. Default: anonymous memory, which is
@@ -94,7 +97,7 @@ type Tracker struct {
 // size.
 func Open(c Config) (*Tracker, error) {
 	if c.Capacity == 0 {
-		c.Capacity = 262_144
+		c.Capacity = DefaultCapacity
 	}
 	if c.Untracked == 0 {
 		c.Untracked = 65_536

@@ -188,6 +188,12 @@ func TestIdleConnectionsExpire(t *testing.T) {
 			expect(t, z, pkt(6, 1, 22, packet.FIN|packet.ACK), 0, rules, conntrack.Live)
 			return pkt(6, 1, 22, packet.ACK)
 		}, 120 * s},
+		{"TCP closed by both ends", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
+			syn := handshake(t, z, 1, 0)
+			expect(t, z, pkt(6, 1, 22, packet.FIN|packet.ACK), 0, rules, conntrack.Live)
+			expect(t, z, back(syn, packet.FIN|packet.ACK), 0, rules, conntrack.Live)
+			return pkt(6, 1, 22, packet.ACK)
+		}, 60 * s},
 		{"TCP reset", func(t *testing.T, z *conntrack.Zone) *packet.Packet {
 			handshake(t, z, 1, 0)
 			expect(t, z, pkt(6, 1, 22, packet.RST), 0, rules, conntrack.Live)

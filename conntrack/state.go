@@ -51,6 +51,7 @@ func (t Timeouts) withDefaults() Timeouts {
 const (
 	halfOpenTimeout = 30 * time.Second
 	closingTimeout  = 120 * time.Second
+	timeWaitTimeout = 60 * time.Second
 	closedTimeout   = 10 * time.Second
 	icmpTimeout     = 30 * time.Second
 	otherTimeout    = 600 * time.Second
@@ -75,8 +76,10 @@ func (e *entry) timeout(t *Timeouts) time.Duration {
 		switch e.state {
 		case established:
 			return t.TCPEstablished
-		case closing, timeWait:
+		case closing:
 			return closingTimeout
+		case timeWait:
+			return timeWaitTimeout
 		case closed:
 			return closedTimeout
 		}

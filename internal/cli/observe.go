@@ -148,12 +148,16 @@ func newDropsCommand() *cobra.Command {
 
 func newFlowsCommand() *cobra.Command {
 	var o observer
+	var allowance bool
 	cmd := &cobra.Command{
 		Use:     "flows",
 		Short:   "List the tracked connections, and the rule that admitted each",
-		Example: "  palisade flows\n  palisade flows --json",
+		Example: "  palisade flows\n  palisade flows --json\n  palisade flows --allowance",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if allowance {
+				return printAllowances(cmd, &o)
+			}
 			flows, err := gather[control.FlowStatus](cmd.Context(), &o, "/v1/flows")
 			if err != nil {
 				return err
@@ -173,7 +177,24 @@ func newFlowsCommand() *cobra.Command {
 		},
 	}
 	o.flags(cmd)
+	cmd.Flags().BoolVar(&allowance, "allowance", false, "show how many connections each interface can still open")
 	return cmd
+}
+
+func printAllowances(cmd *cobra.Command, o *observer) error {
+	all, err := gather[control.AllowanceStatus](cmd.Context(), o, "/v1/allowances")
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(cmd.OutOrStdout(), all)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tINSTANCE\tINTERFACE\tCONNTRACK_ALLOWANCE_AVAILABLE\tCONNTRACK_ALLOWANCE_EXCEEDED")
+	for _, a := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", a.Node, cmp.Or(string(a.Instance), "-"), a.Interface, a.Available, a.Exceeded)
+	}
+	return w.Flush()
 }
 
 func endpointText(address string, port uint16, protocol string) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/node/plane"
@@ -43,6 +44,11 @@ type Config struct {
 	// Arena is the path of the file that holds the tracked connections; it must be on a tmpfs. Default:
 	// none; the connections are in the daemon's memory, and end when the daemon restarts.
 	Arena string `toml:"arena"`
+
+	// ConntrackAllowance is the largest number of tracked connections of one interface, up to 262,144, the
+	// room of a node. Default: a quarter of that. If it is too small, a busy interface loses new
+	// connections; if too large, one interface can leave others only their reserve of 256 each.
+	ConntrackAllowance int `toml:"conntrack_allowance"`
 
 	// APIListen is an address and port that serves the Query API too, over TLS with the node's
 	// certificate, such as 192.0.2.11:8443. Default: none. It requires peer.listen. Strangers who can
@@ -261,6 +267,9 @@ func (c *Config) check() error {
 	}
 	if len(c.Classic.Pools) == 0 {
 		return errors.New(`"classic.pools" is empty: no address can be leased`)
+	}
+	if c.ConntrackAllowance < 0 || c.ConntrackAllowance > conntrack.DefaultCapacity {
+		return fmt.Errorf(`"conntrack_allowance" is %d; it must be from 1 to %d, or absent`, c.ConntrackAllowance, conntrack.DefaultCapacity)
 	}
 	if c.Uplink.Device != "" && !c.Uplink.GatewayMAC.IsUnicast() {
 		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the unicast MAC of the next router`, c.Uplink.GatewayMAC)

@@ -113,6 +113,8 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 		{"no data directory", `data_dir = "/var/lib/palisade"`, ``, `"data_dir" is missing`},
 		{"no API socket", `api_socket = "/run/palisade/api.sock"`, ``, `"api_socket" is missing`},
 		{"no control socket", `control_socket = "/run/palisade/control.sock"`, ``, `"control_socket" is missing`},
+		{"negative allowance", `name = "node1"`, "name = \"node1\"\nconntrack_allowance = -1", `"conntrack_allowance" is -1`},
+		{"allowance beyond the table", `name = "node1"`, "name = \"node1\"\nconntrack_allowance = 262145", `"conntrack_allowance" is 262145`},
 		{"multicast MAC for the router", `"02:00:00:00:00:01"`, `"01:00:5e:00:00:01"`, `"uplink.gateway_mac" is 01:00:5e:00:00:01`},
 		{"no MAC for the router", `gateway_mac = "02:00:00:00:00:01"`, ``, `"uplink.gateway_mac" is 00:00:00:00:00:00`},
 

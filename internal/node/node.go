@@ -82,7 +82,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if n.gossipKeys, err = openGossipKeys(c.gossipKeysFile()); err != nil {
 		return nil, err
 	}
-	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena}); err != nil {
+	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena, Ceiling: c.ConntrackAllowance}); err != nil {
 		return nil, err
 	}
 	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log, Halt: c.Halt}); err != nil {

@@ -59,6 +59,8 @@ type Plane interface {
 	BadRules() []string
 	// Explain names the rule that admits the packet of a step, or says why each rule does not.
 	Explain(vswitch.Step) firewall.Explanation
+	// Allowances returns how many connections each interface of this node can still open.
+	Allowances() map[*ec2.Interface]conntrack.Allowance
 }
 
 // A Fleet attaches interfaces to namespaces and devices of this node.
@@ -99,6 +101,7 @@ func New(c Config) *Server {
 //	GET /v1/status   state of the node, and the instances (status.go)
 //	GET /v1/drops    verdicts of frames, by port (drops.go)
 //	GET /v1/flows    connections (flows.go)
+//	GET /v1/allowances   room for connections of each interface (flows.go)
 //	GET /v1/rules    rules in force, by group (rules.go)
 //	GET /v1/presence interfaces, where they are and whether they are up (presence.go)
 //	GET /v1/trace    the verdict on an imagined packet, and why (trace.go)
@@ -111,6 +114,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.drops()) })
+	mux.HandleFunc("GET /v1/allowances", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.allowances()) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.flows()) })
 	mux.HandleFunc("GET /v1/rules", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.rulesInForce()) })
 	mux.HandleFunc("GET /v1/presence", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.presence()) })

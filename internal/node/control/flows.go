@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
@@ -29,6 +30,23 @@ type FlowStatus struct {
 	Expires     float64         `json:"expires_seconds"`
 	Packets     [2]uint32       `json:"packets"` // original direction, reply direction
 	Bytes       [2]uint64       `json:"bytes"`
+}
+
+// AllowanceStatus is one interface of the node in GET /v1/allowances.
+type AllowanceStatus struct {
+	Node      ec2.NodeID      `json:"node"`
+	Instance  ec2.InstanceID  `json:"instance"`
+	Interface ec2.InterfaceID `json:"interface"`
+	conntrack.Allowance
+}
+
+func (s *Server) allowances() []AllowanceStatus {
+	all := []AllowanceStatus{}
+	for eni, a := range s.Plane.Allowances() {
+		all = append(all, AllowanceStatus{s.Node, eni.Instance, eni.ID, a})
+	}
+	slices.SortFunc(all, func(a, b AllowanceStatus) int { return strings.Compare(string(a.Interface), string(b.Interface)) })
+	return all
 }
 
 func (s *Server) flows() []FlowStatus {

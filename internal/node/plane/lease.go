@@ -185,6 +185,19 @@ func portName(eni *ec2.Interface) string {
 	return string(eni.Instance)
 }
 
+// Allowances returns how many connections each interface with a port can still open.
+func (p *Plane) Allowances() map[*ec2.Interface]conntrack.Allowance {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := map[*ec2.Interface]conntrack.Allowance{}
+	for _, l := range p.leases {
+		if l.zone != nil {
+			all[l.eni] = l.zone.Allowance()
+		}
+	}
+	return all
+}
+
 // attachTo attaches the port of a lease with its present endpoint, zone and rules.
 func (p *Plane) attachTo(edit *vswitch.Edit, l *lease) {
 	edit.Attach(l.port, vswitch.VNI(l.eni.VNI), vswitch.Attachment{
