@@ -125,8 +125,8 @@ func (g *Gossip) setSuspect(node string, suspect bool) {
 // refused and which node did not answer a probe.
 type logWriter struct{ g *Gossip }
 
-// refusals are texts that memberlist logs about data that is not encrypted with our key.
-var refusals = []string{"Decrypt packet failed", "label", "failed to receive"}
+// refusals are texts that memberlist logs about data that is not encrypted with our key, or is harmful.
+var refusals = []string{"Decrypt packet failed", "label", "failed to receive", errHarmful.Error(), errTooLong.Error()}
 
 func (l logWriter) Write(line []byte) (int, error) {
 	text := string(bytes.TrimSpace(line))

@@ -27,7 +27,7 @@ func (g *Gossip) startList(ctx context.Context, keys [][]byte) (*activeList, err
 	if err != nil {
 		return nil, fmt.Errorf("gossip key: %w", err)
 	}
-	transport, err := newTransport(g.cfg.Address, &g.allowed, &g.count, g.memberlistLog)
+	transport, err := newTransport(g.cfg.Address, g.cfg.Identity.Cluster(), ring, &g.allowed, &g.count, g.memberlistLog)
 	if err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", g.cfg.Address, err)
 	}

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"io"
 	"log"
 	"net"
 	"net/netip"
@@ -17,7 +18,8 @@ import (
 const maxStreams = 64
 
 // transport is memberlist's own transport with a filter: it drops a packet or stream before it
-// reads a byte, unless it comes from the address of a member. Shutdown also closes all
+// reads a byte, unless it comes from the address of a member, and then drops what could harm
+// memberlist (harmless.go). Shutdown also closes all
 // streams, because memberlist would keep some open until its timeouts.
 //
 // memberlist owns it, and ends its goroutines by Shutdown. mu guards open and inbound, and
@@ -27,6 +29,8 @@ type transport struct {
 	local   netip.Addr
 	allowed *atomic.Pointer[sources]
 	count   *counters
+	ring    *memberlist.Keyring
+	label   []byte
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -47,7 +51,7 @@ type sources struct {
 	streams map[netip.Addr]bool
 }
 
-func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], count *counters, logger *log.Logger) (*transport, error) {
+func newTransport(address netip.AddrPort, label string, ring *memberlist.Keyring, allowed *atomic.Pointer[sources], count *counters, logger *log.Logger) (*transport, error) {
 	under, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
 		BindAddrs: []string{address.Addr().String()}, BindPort: int(address.Port()), Logger: logger,
 	})
@@ -60,6 +64,8 @@ func newTransport(address netip.AddrPort, allowed *atomic.Pointer[sources], coun
 		local:        address.Addr(),
 		allowed:      allowed,
 		count:        count,
+		ring:         ring,
+		label:        []byte(label),
 		packets:      make(chan *memberlist.Packet),
 		streams:      make(chan net.Conn),
 		ctx:          ctx,
@@ -82,6 +88,10 @@ func (t *transport) runPackets() {
 		case p := <-t.NetTransport.PacketCh():
 			if !t.allowed.Load().packets[addrPort(p.From)] {
 				t.count.strangers.Add(1)
+				continue
+			}
+			if t.checkPacket(p.Buf) != nil {
+				t.count.refused.Add(1)
 				continue
 			}
 			select {
@@ -184,6 +194,9 @@ func (t *transport) track(c net.Conn, inbound bool) (*trackedConn, bool) {
 type trackedConn struct {
 	net.Conn
 	transport *transport
+
+	in      io.Reader // nil before the first Read
+	refused error     // why nothing is read
 }
 
 func (c *trackedConn) Close() error {
