@@ -28,6 +28,7 @@ func TestICMPErrorNeedsItsConnection(t *testing.T) {
 		{"redirect", about(sent, alice, 5), false},
 		{"another port", about(other, alice, 3), false},
 		{"quoting what alice did not send", about(syn.Flow, alice, 3), false},
+		{"to another address of the interface", about(sent, alice.Next(), 3), false},
 	}
 	for _, tt := range tests {
 		if got := z.Related(tt.p, direction(tt.p), 0, rules); got != tt.want {

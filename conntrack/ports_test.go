@@ -181,6 +181,22 @@ func TestEachZoneHasAShareOfUntrackedConnections(t *testing.T) {
 	if kept != share {
 		t.Errorf("%d of %d untracked connections within the share of a zone are kept, want all", kept, share)
 	}
+
+	// The other zone fills the pool with blocked connections, which nobody can evict.
+	tr = open(t, conntrack.Config{Capacity: 6400, Untracked: 1280, UntrackedReserve: share})
+	modest, greedy = tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
+	for n := range uint16(5000) {
+		answer := back(pkt(17, n, 53, 0), 0)
+		admit(greedy, answer, 0, untracked)
+		rejudge(greedy, answer, 0, gone, false, 0)
+	}
+	for port := range uint16(share) {
+		admit(modest, back(pkt(17, port, 53, 0), 0), 0, untracked)
+		if s := observe(modest, pkt(17, port, 53, 0), 0, rules).Status; s != conntrack.Checked {
+			t.Fatalf("connection %d within the share of a zone has status %v, want checked", port, s)
+		}
+	}
 }
 
 // A zone has at most the connections of its ceiling, established or not. Its allowance says how many

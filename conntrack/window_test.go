@@ -173,6 +173,9 @@ func TestReusedPortsSurviveNoRevocation(t *testing.T) {
 		var u conntrack.Tuple
 		z.Identify(&u, syn)
 		z.ReuseUntracked(syn, &u, conntrack.In, 0)
+		if n := tr.Usage().Tracked; name == "over" && n != 0 {
+			t.Errorf("after the SYN %d connections are left, want none", n)
+		}
 		answer := segment(false, packet.SYN|packet.ACK, 300_000, 900_001, 0)
 		expect(t, z, answer, 0, rules, conntrack.New)
 		if v := admit(z, answer, 0, conntrack.Admission{Rule: 9, Revision: rules, Untracked: true, Reversed: true}); v != verdict.Forward {
