@@ -183,11 +183,11 @@ func TestEachZoneHasAShareOfUntrackedConnections(t *testing.T) {
 	}
 
 	// The other zone fills the pool with blocked connections, which nobody can evict.
-	tr = open(t, conntrack.Config{Capacity: 6400, Untracked: 1280, UntrackedReserve: share})
+	tr = open(t, conntrack.Config{Capacity: 6400, UntrackedReserve: share})
 	modest, greedy = tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
 	gone := conntrack.Revision{Generation: 9, Shrunk: 9}
-	for n := range uint16(5000) {
-		answer := back(pkt(17, n, 53, 0), 0)
+	for n := range 100_000 {
+		answer := back(pkt(17, uint16(n), 53+uint16(n>>16), 0), 0)
 		admit(greedy, answer, 0, untracked)
 		rejudge(greedy, answer, 0, gone, false, 0)
 	}
