@@ -67,12 +67,12 @@ type Config struct {
 //
 // A connection lives in the shard that its flow hashes to. A shard owns its slots, its
 // index and its mutex. Fragments of all zones share one mutex. RemoveZone, Forget,
-// PurgeUnknown, Sweep, Usage, Connections and Describe walk all shards and lock one at a
+// Cut, PurgeUnknown, Sweep, Usage, Connections and Describe walk all shards and lock one at a
 // time.
 //
 // Lock order: mu, the shards' mutexes and the fragments' mutex are leaves: no goroutine
 // holds two of them. While one is held, no function outside this package is called, except
-// the function that was passed to Forget.
+// the functions that were passed to Forget and Cut.
 type Tracker struct {
 	arena     *arena
 	shards    [shardCount]shard

@@ -55,6 +55,8 @@ const (
 	isUntracked
 	// isBlocked: packets of both directions are dropped until the entry expires.
 	isBlocked
+	// isCut: an operator ended the connection. It is blocked, and no rule brings it back.
+	isCut
 )
 
 func (e *entry) has(f flags) bool { return e.flags&f != 0 }

@@ -14,7 +14,8 @@ type Connection struct {
 	Flow     packet.Flow // of the original direction
 	Outside  bool        // opened by the peer of the interface
 	Tracked  bool
-	Blocked  bool
+	Blocked  bool // its packets are dropped
+	Cut      bool // ended by Cut, and so Blocked
 	State    string
 	Rule     uint64 // serial of the rule that admitted it
 	Age      time.Duration
@@ -49,14 +50,18 @@ func (s *shard) list(now time.Duration) []Connection {
 			if e.sum == 0 || e.expired(now) {
 				continue
 			}
-			all = append(all, Connection{
-				Epoch: e.epoch, Flow: e.flow(), Outside: e.has(fromOutside), Tracked: !e.has(isUntracked),
-				Blocked: e.has(isBlocked), State: e.state.String(), Rule: e.rule, Age: (now - time.Duration(e.created)*time.Second).Truncate(time.Second),
-				Expires: e.deadline - now, Packets: e.packets, Bytes: [2]uint64{e.bytes(original), e.bytes(reply)}, Revision: e.revision,
-			})
+			all = append(all, e.connection(now))
 		}
 	}
 	return all
+}
+
+func (e *entry) connection(now time.Duration) Connection {
+	return Connection{
+		Epoch: e.epoch, Flow: e.flow(), Outside: e.has(fromOutside), Tracked: !e.has(isUntracked),
+		Blocked: e.has(isBlocked), Cut: e.has(isCut), State: e.state.String(), Rule: e.rule, Age: (now - time.Duration(e.created)*time.Second).Truncate(time.Second),
+		Expires: e.deadline - now, Packets: e.packets, Bytes: [2]uint64{e.bytes(original), e.bytes(reply)}, Revision: e.revision,
+	}
 }
 
 // offset returns the index of an entry in slots.

@@ -89,7 +89,7 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 		e.deadline = now + z.timeouts.TCPEstablished
 		return Answer{Status: Live, Outside: e.has(fromOutside), Reply: w == reply}
 	}
-	if e.isStray(p, w) {
+	if e.has(isCut) && z.beginsAnewLocked(s, e, p, w, now) || e.isStray(p, w) {
 		return Answer{}
 	}
 	a := e.answer(p, w, r)
@@ -120,10 +120,14 @@ func (z *Zone) Peek(p *packet.Packet, u *Tuple, d Direction, now time.Duration, 
 // only the rules may admit that.
 func (e *entry) answer(p *packet.Packet, w way, r Revision) Answer {
 	failpoint.Reach()
+	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
+	if e.has(isCut) && (w == reply || !p.IsFirstSYN()) {
+		a.Status = Blocked // no rule brings it back
+		return a
+	}
 	if p.IsFirstSYN() {
 		return Answer{Reused: true}
 	}
-	a := Answer{Outside: e.has(fromOutside), Reply: w == reply, Untracked: e.has(isUntracked)}
 	switch {
 	case e.has(isBlocked) && e.revision < r.Generation:
 		a.Status = Stale // a rule may admit it again
@@ -195,6 +199,9 @@ func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 	if e == nil {
 		return z.blocked()
 	}
+	if e.has(isCut) { // since Observe
+		return z.blocked()
+	}
 	e.revision = r.Generation
 	if !admitted {
 		e.flags |= isBlocked
@@ -237,6 +244,9 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old, w := s.findLocked(z.epoch, &u.key, a.Direction, hash, now); old != nil {
+		if old.has(isCut) {
+			return z.admitToCut(old, p, w, a)
+		}
 		if z.goesOn(old, p, w, now, a) {
 			return verdict.Forward
 		}
@@ -326,6 +336,8 @@ func (z *Zone) ReuseUntracked(p *packet.Packet, u *Tuple, d Direction, now time.
 	old, w := s.findLocked(z.epoch, &u.key, d, hash, now)
 	switch {
 	case old == nil || w == reply && !old.ended() && !old.has(isBlocked):
+	case old.has(isCut):
+		old.noteSYN(w, synUntracked)
 	case old.tracksTCP() && !old.ended() && !old.has(isBlocked) && old.state > synReceived:
 		old.tcp |= synNoted | synUntracked
 	default:

@@ -204,11 +204,15 @@ func replyKey(p *packet.Packet) uint16 {
 
 // judgeError admits an ICMP error if it is about a known connection, if it is about a packet that
 // the rules admit untracked, or if a rule admits such errors. Redirects and source quenches never
-// pass: no EC2 network needs them, and a forged redirect diverts traffic.
+// pass: no EC2 network needs them, and a forged redirect diverts traffic. Nor does an error about a
+// connection that an operator cut.
 func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
 	if p.ICMPType == packet.ICMPRedirect || p.ICMPType == packet.ICMPSourceQuench {
+		return verdict.NoConnection
+	}
+	if a.Zone.QuotesCut(p, d, f.now) {
 		return verdict.NoConnection
 	}
 	if a.Zone.Related(p, d, f.now, a.revision) || f.aboutUntracked(a, d, peer) {

@@ -73,7 +73,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newEC2NamesCommand())
 	root.AddCommand(newLabCommand(), newInstanceCommand(), newNodeCommand(), newClusterCommand(), newAccountCommand(), newVPCCommand())
 	root.AddCommand(newAttachCommand(), newDetachCommand())
-	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand(), newAuditCommand())
+	root.AddCommand(newTraceCommand(), newDropsCommand(), newFlowsCommand(), newCutCommand(), newAuditCommand())
 	root.AddCommand(newBenchCommand())
 	return root
 }

@@ -165,15 +165,7 @@ func newFlowsCommand() *cobra.Command {
 			if o.json {
 				return printJSON(cmd.OutOrStdout(), flows)
 			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS")
-			for _, f := range flows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\n",
-					cmp.Or(string(f.Instance), string(f.Interface)), f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
-					endpointText(f.Destination, f.DestPort, f.Protocol), flowState(f),
-					strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1])
-			}
-			return w.Flush()
+			return printFlows(cmd.OutOrStdout(), flows)
 		},
 	}
 	o.flags(cmd)
@@ -197,6 +189,18 @@ func printAllowances(cmd *cobra.Command, o *observer) error {
 	return w.Flush()
 }
 
+func printFlows(out io.Writer, flows []control.FlowStatus) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS")
+	for _, f := range flows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\n",
+			cmp.Or(string(f.Instance), string(f.Interface)), f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
+			endpointText(f.Destination, f.DestPort, f.Protocol), flowState(f),
+			strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1])
+	}
+	return w.Flush()
+}
+
 func endpointText(address string, port uint16, protocol string) string {
 	if protocol != "tcp" && protocol != "udp" {
 		return address
@@ -206,6 +210,8 @@ func endpointText(address string, port uint16, protocol string) string {
 
 func flowState(f control.FlowStatus) string {
 	switch {
+	case f.Cut:
+		return "cut by operator"
 	case f.Blocked:
 		return "cut"
 	case !f.Tracked:

@@ -5,13 +5,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/netns"
+	"palisade/internal/node/control"
 	"palisade/internal/node/plane/planetest"
 )
 
@@ -109,4 +112,33 @@ func TestGroupChangeCutsOnlyUntrackedConnections(t *testing.T) {
 	}
 	w.transfers(tracked, true, "tracked, without egress")
 	w.connects(w.of(client), w.primary(server).Private.String(), 9001, false, "without egress")
+}
+
+// TestCutEndsConnectionsThatRulesStillAdmit: after a cut no packet of a connection arrives, in neither
+// direction, tracked or not, and neither a further rule nor a restart of the daemon brings it back.
+// The rules still admit new connections.
+func TestCutEndsConnectionsThatRulesStillAdmit(t *testing.T) {
+	w := newWorld(t, "cut")
+	group := w.group("server")
+	client, server := w.launch(w.Private, w.none), w.launch(w.Public, group)
+	w.permit(group, planetest.TCP(9000, planetest.Everywhere), planetest.TCP(9001, w.Private.CIDR), planetest.TCP(80, planetest.Everywhere))
+	untracked, tracked := w.dial(client, server, 9000), w.dial(client, server, 9001)
+	r := control.CutRequest{From: string(client), To: string(group)}
+	list, err := request[control.CutStatus](t, w.node, "GET", "/v1/cut?"+url.Values{"from": {r.From}, "to": {r.To}}.Encode(), nil)
+	if err != nil || list.Total != 4 || len(list.Connections) != 4 || list.Index != 0 {
+		t.Errorf("the list before the cut is %+v, error %v; want 2 connections at both ends", list, err)
+	}
+	w.transfers(tracked, true, "listed")
+	cut, err := request[control.CutStatus](t, w.node, "POST", "/v1/cut", r)
+	if err != nil || cut.Total != 4 || cut.Index == 0 || len(cut.Unreached) != 0 {
+		t.Fatalf("the cut answers %+v, error %v; want 2 connections at both ends, and no unreached node", cut, err)
+	}
+	w.transfers(untracked, false, "untracked, cut")
+	w.connects(w.of(client), w.primary(server).Private.String(), 80, true, "a new connection")
+	w.permit(group, planetest.TCP(9002, planetest.Everywhere))
+	w.restart()
+	w.transfers(tracked, false, "tracked, cut, after another rule and a restart")
+	if records := slices.Collect(w.node.plane.View().AuditRecords()); len(records) == 0 || records[len(records)-1].Action != "CutConnections" || records[len(records)-1].Parameters["To"] != string(group) {
+		t.Errorf("the last audit record is not that of the cut: %+v", records)
+	}
 }

@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/internal/failpoint"
 	"palisade/internal/failpoint/pointtest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
+	vswitch "palisade/switch"
 )
 
 // panicVolleys returns volleys that together reach every function of the data path of two nodes.
@@ -55,6 +57,7 @@ func (w *wire) play(seed uint64, flows int) {
 	answer := reply(ask, "app", 0)
 	w.send(0, "web", [][]byte{d.bare(packettest.Build(ask))})
 	w.send(1, "app", [][]byte{d.bare(packettest.Build(answer))})
+	w.playCut(d)
 	w.change(acrossRules()["app"].Rules[:4])
 	w.send(0, "web", [][]byte{d.bare(packettest.Build(ask))})
 	w.send(1, "app", [][]byte{d.bare(packettest.Build(answer))})
@@ -64,6 +67,19 @@ func (w *wire) play(seed uint64, flows int) {
 		}
 		w.send(v.node, v.host, v.frames)
 	}
+}
+
+// playCut has a tracked connection cut, and opened again.
+func (w *wire) playCut(d *dice) {
+	syn := of("web", packet.ProtocolTCP, "10.10.0.4", "10.10.0.5", 2222, 8005)
+	opened := [][]byte{d.bare(packettest.Build(reply(syn, "app", packet.SYN|packet.ACK)))}
+	for _, s := range w.sites {
+		w.send(0, "web", [][]byte{d.bare(packettest.Build(syn))})
+		w.send(1, "app", opened)
+		s.tracker.Cut(vswitch.Now(), func(c conntrack.Connection) bool { return c.Flow.SrcPort == 2222 })
+	}
+	w.send(0, "web", [][]byte{d.bare(packettest.Build(syn))})
+	w.send(1, "app", opened)
 }
 
 func (w *wire) change(rules []ec2.Rule) {

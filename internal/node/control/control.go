@@ -87,11 +87,12 @@ type Keyring interface {
 // of its own: its handlers run concurrently and call parts of the node that lock themselves.
 type Server struct{ Config }
 
-// New makes a Server. If the node has peers, they can ask it to trace packets from then on.
+// New makes a Server. If the node has peers, they can ask it to trace packets and list connections from then on.
 func New(c Config) *Server {
 	s := &Server{c}
 	if c.Peer != nil {
 		s.handleTrace()
+		c.Peer.Handle(methodConnections, s.answerConnections)
 	}
 	return s
 }
@@ -109,6 +110,7 @@ func New(c Config) *Server {
 //	/v1/cluster…     members, tokens and backups of the cluster (members.go), its keys (rotations.go)
 //	/v1/accounts…    accounts and access keys (accounts.go)
 //	GET /v1/vpcs     the networks (vpcs.go); POST /v1/vpcs/tracking sets the mode of one
+//	/v1/cut          connections that an operator may end, or ends (cut.go)
 //	/v1/outside, /v1/attach, /v1/detach   interfaces attached to namespaces and devices (attach.go)
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -134,6 +136,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/accounts/keys", post(s.changeKey))
 	mux.HandleFunc("GET /v1/vpcs", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.vpcs()) })
 	mux.HandleFunc("POST /v1/vpcs/tracking", post(s.setTracking))
+	mux.HandleFunc("GET /v1/cut", s.cutHandler)
+	mux.HandleFunc("POST /v1/cut", post(s.cut))
 	s.handleAttachments(mux)
 	mux.HandleFunc("POST /v1/cluster/token", post(s.newToken))
 	mux.HandleFunc("POST /v1/cluster/fence", post(s.fence))

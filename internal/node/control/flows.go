@@ -6,6 +6,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
 )
@@ -23,8 +24,9 @@ type FlowStatus struct {
 	DestPort    uint16          `json:"destination_port"`
 	State       string          `json:"state"`
 	Tracked     bool            `json:"tracked"`
-	Blocked     bool            `json:"blocked"`
-	Rule        string          `json:"rule"` // that admitted the first packet; "revoked" if the rule is gone
+	Blocked     bool            `json:"blocked"` // its packets are dropped
+	Cut         bool            `json:"cut"`     // an operator ended it
+	Rule        string          `json:"rule"`    // that admitted the first packet; "revoked" if the rule is gone
 	Group       string          `json:"group"`
 	Age         float64         `json:"age_seconds"`
 	Expires     float64         `json:"expires_seconds"`
@@ -50,11 +52,17 @@ func (s *Server) allowances() []AllowanceStatus {
 }
 
 func (s *Server) flows() []FlowStatus {
-	all := []FlowStatus{}
 	view := s.Plane.View()
 	if view == nil {
-		return all
+		return []FlowStatus{}
 	}
+	return s.flowsOf(view, func(conntrack.Connection, ec2.VNI) bool { return true })
+}
+
+// flowsOf lists the connections of this node for which match returns true. match gets the network of
+// the connection's interface; 0 if the interface is gone.
+func (s *Server) flowsOf(view *state.View, match func(conntrack.Connection, ec2.VNI) bool) []FlowStatus {
+	all := []FlowStatus{}
 	interfaces := map[uint64]*ec2.Interface{}
 	for eni := range view.Interfaces() {
 		interfaces[eni.Epoch] = eni
@@ -67,17 +75,25 @@ func (s *Server) flows() []FlowStatus {
 		}
 	}
 	for c := range s.Tracker.Connections(vswitch.Now()) {
+		eni, ok := interfaces[c.Epoch]
+		var network ec2.VNI
+		if ok {
+			network = eni.VNI
+		}
+		if !match(c, network) {
+			continue
+		}
 		f := FlowStatus{
 			Node: s.Node, Direction: "egress", Protocol: packet.ProtocolName(c.Flow.Protocol),
 			Source: c.Flow.Src.String(), SourcePort: c.Flow.SrcPort,
 			Destination: c.Flow.Dst.String(), DestPort: c.Flow.DstPort,
-			State: c.State, Tracked: c.Tracked, Blocked: c.Blocked, Rule: "revoked",
+			State: c.State, Tracked: c.Tracked, Blocked: c.Blocked, Cut: c.Cut, Rule: "revoked",
 			Age: c.Age.Seconds(), Expires: c.Expires.Seconds(), Packets: c.Packets, Bytes: c.Bytes,
 		}
 		if c.Outside {
 			f.Direction = "ingress"
 		}
-		if eni, ok := interfaces[c.Epoch]; ok {
+		if ok {
 			f.Instance, f.Interface = eni.Instance, eni.ID
 		}
 		if r, ok := rules[c.Rule]; ok {

@@ -190,7 +190,7 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	case conntrack.Stale:
 		step.Connection = "older than the rules in force: the rules decide again"
 	case conntrack.Blocked:
-		step.Connection = "cut when its rule was revoked"
+		step.Connection = "cut: its rule was revoked, or an operator ended it"
 	}
 	if !in.Asked {
 		return step

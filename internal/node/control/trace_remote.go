@@ -102,15 +102,26 @@ func (s *Server) askNode(ctx context.Context, view *state.View, number uint32, m
 		if node.Number != number {
 			continue
 		}
-		body, err := json.Marshal(request)
-		if err != nil {
-			return err
-		}
-		reply, err := s.Peer.Call(ctx, string(node.ID), method, body)
-		if err != nil {
+		if err := s.call(ctx, node.ID, method, request, answer); err != nil {
 			return fmt.Errorf("trace on %s: %w", node.ID, err)
 		}
-		return json.Unmarshal(reply, answer)
+		return nil
 	}
 	return fmt.Errorf("trace: there is no node with number %d", number)
+}
+
+// call calls a method of another node and decodes the result into answer.
+func (s *Server) call(ctx context.Context, node ec2.NodeID, method string, request, answer any) error {
+	if s.Peer == nil {
+		return fmt.Errorf("%s is a cluster of one and cannot call %s", s.Node, node)
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	reply, err := s.Peer.Call(ctx, string(node), method, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(reply, answer)
 }

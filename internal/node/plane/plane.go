@@ -3,7 +3,8 @@
 // Plane applies each View (plane.go): networks and routes (networks.go), leases and their ports
 // (lease.go), rules. uplink.go opens the port to the network outside the cluster and tunnel.go the
 // port to the other nodes. presence.go handles what nodes report about their interfaces.
-// released_addresses.go drops the connections of addresses that lose their interface.
+// released_addresses.go drops the connections of addresses that lose their interface, and cut.go
+// ends those that operators cut.
 // EnforcedIndex stores on disk the index of the newest state that the switch was given.
 package plane
 
@@ -86,6 +87,7 @@ func (p *Plane) Apply(view *state.View) error {
 	if view.Index() < p.enforcedIndex.index {
 		return fmt.Errorf("the log ends at index %d, but this node has enforced index %d already: the log has lost entries; restore it, or remove %s to accept older rules", view.Index(), p.enforcedIndex.index, p.enforcedIndex.path)
 	}
+	p.cut(view) // before the index is on disk, so that no crash skips a cut
 	if err := p.enforcedIndex.advance(view.Index()); err != nil {
 		return err
 	}

@@ -1,0 +1,196 @@
+package conntrack_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"palisade/conntrack"
+	"palisade/internal/packet"
+	"palisade/internal/verdict"
+)
+
+// newer is the revision of rules that were changed since, and admit as much as before.
+var newer = conntrack.Revision{Generation: 50, Shrunk: 5}
+
+func all(conntrack.Connection) bool { return true }
+
+// stored opens an untracked connection from bob to alice.
+func stored(z *conntrack.Zone, protocol uint8, now time.Duration) {
+	admit(z, back(pkt(protocol, 40000, 22, 0), packet.SYN|packet.ACK), now, conntrack.Admission{Rule: 7, Revision: rules, Untracked: true, Reversed: true})
+}
+
+// TestCutConnectionIsBlockedUntilNoPacketCameFor180Seconds, in both directions, tracked or not. Rules
+// that change meanwhile do not bring it back, and nor does a packet that was judged before the cut.
+func TestCutConnectionIsBlockedUntilNoPacketCameFor180Seconds(t *testing.T) {
+	for name, start := range map[string]func(z *conntrack.Zone) uint8{
+		"tracked tcp":   func(z *conntrack.Zone) uint8 { handshake(t, z, 40000, 0); return packet.ProtocolTCP },
+		"untracked tcp": func(z *conntrack.Zone) uint8 { stored(z, packet.ProtocolTCP, 0); return packet.ProtocolTCP },
+		"untracked udp": func(z *conntrack.Zone) uint8 { stored(z, packet.ProtocolUDP, 0); return packet.ProtocolUDP },
+		"tracked udp": func(z *conntrack.Zone) uint8 {
+			admit(z, pkt(packet.ProtocolUDP, 40000, 22, 0), 0, conntrack.Admission{Rule: 7, Revision: rules})
+			return packet.ProtocolUDP
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := open(t, conntrack.Config{})
+			z := tr.AddZone(1, conntrack.Timeouts{})
+			protocol := start(z)
+			there := pkt(protocol, 40000, 22, packet.ACK)
+			reply := back(there, packet.ACK)
+			if n := tr.Cut(1, func(c conntrack.Connection) bool { return c.Flow.DstPort != 22 }); n != 0 {
+				t.Fatalf("a cut of others ended %d connections", n)
+			}
+			if n := tr.Cut(1, func(c conntrack.Connection) bool { return c.Rule == 7 && c.Flow == there.Flow }); n != 1 {
+				t.Fatalf("the cut ended %d connections, want 1", n)
+			}
+			if n := tr.Cut(1, all); n != 0 {
+				t.Errorf("a second cut ended %d connections, want 0", n)
+			}
+			if c := only(t, tr, 1); !c.Cut || !c.Blocked {
+				t.Errorf("after the cut the connection is %+v, want it cut and blocked", c)
+			}
+			if v := rejudge(z, there, 1, newer, true, 8); v != verdict.Revoked {
+				t.Errorf("a packet that was Stale before the cut is %v, want %v", v, verdict.Revoked)
+			}
+			if v := admit(z, there, 1, conntrack.Admission{Rule: 8, Revision: newer}); v != verdict.Revoked {
+				t.Errorf("a packet that was New before the cut is %v, want %v", v, verdict.Revoked)
+			}
+			now := time.Duration(1)
+			for range 3 {
+				now += 179 * time.Second
+				expect(t, z, reply, now, newer, conntrack.Blocked)
+				now += 179 * time.Second
+				expect(t, z, there, now, newer, conntrack.Blocked)
+			}
+			expect(t, z, there, now+181*time.Second, newer, conntrack.New)
+		})
+	}
+}
+
+// TestSYNOpensANewConnectionAfterACut only if the other end answers it with SYN and ACK. An end that
+// still has the old connection answers with ACK, and the old connection stays cut.
+func TestSYNOpensANewConnectionAfterACut(t *testing.T) {
+	syn, ack := pkt(6, 40000, 22, packet.SYN), pkt(6, 40000, 22, packet.ACK)
+	for name, tracked := range map[string]bool{"tracked": true, "untracked": false} {
+		t.Run(name, func(t *testing.T) {
+			tr := open(t, conntrack.Config{})
+			z := tr.AddZone(1, conntrack.Timeouts{})
+			again := func(now time.Duration) {
+				t.Helper()
+				if a := expect(t, z, syn, now, newer, conntrack.New); !a.Reused {
+					t.Errorf("the answer for a SYN is %v, want its ports reused", a)
+				}
+				if tracked {
+					if v := admit(z, syn, now, conntrack.Admission{Rule: 8, Revision: newer}); v != verdict.Forward {
+						t.Fatalf("Admit of a SYN returned %v, want %v", v, verdict.Forward)
+					}
+					return
+				}
+				var u conntrack.Tuple
+				z.Identify(&u, syn)
+				z.ReuseUntracked(syn, &u, conntrack.In, now)
+			}
+			if tracked {
+				handshake(t, z, 40000, 0)
+			} else {
+				stored(z, packet.ProtocolTCP, 0)
+			}
+			tr.Cut(1, all)
+			expect(t, z, back(syn, packet.SYN|packet.ACK), 2, newer, conntrack.Blocked)
+			expect(t, z, back(syn, packet.SYN), 2, newer, conntrack.Blocked)
+			again(3)
+			expect(t, z, back(syn, packet.ACK), 4, newer, conntrack.Blocked)
+			expect(t, z, ack, 5, newer, conntrack.Blocked)
+			again(6)
+			expect(t, z, pkt(6, 40000, 22, packet.SYN|packet.ACK), 7, newer, conntrack.Blocked)
+			if !tracked {
+				expect(t, z, back(syn, packet.SYN|packet.ACK), 8, newer, conntrack.New)
+				expect(t, z, ack, 9, newer, conntrack.New)
+				return
+			}
+			expect(t, z, back(syn, packet.SYN|packet.ACK), 8, newer, conntrack.Live)
+			expect(t, z, ack, 9, newer, conntrack.Live)
+			expect(t, z, back(syn, packet.ACK), 10, newer, conntrack.Live)
+			if c := only(t, tr, 10); c.Cut || c.Blocked || c.State != "established" || c.Rule != 8 {
+				t.Errorf("the new connection is %+v, want it established by rule 8", c)
+			}
+		})
+	}
+}
+
+// A SYN that the rules judge in another way than the old connection opens none on its ports: the entry
+// is in the other pool.
+func TestCutConnectionStaysCutIfTheNextIsOfTheOtherPool(t *testing.T) {
+	syn := pkt(6, 40000, 22, packet.SYN)
+	tr := open(t, conntrack.Config{})
+	tracked, untracked := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	handshake(t, tracked, 40000, 0)
+	stored(untracked, packet.ProtocolTCP, 0)
+	tr.Cut(1, all)
+	var u conntrack.Tuple
+	tracked.Identify(&u, syn)
+	tracked.ReuseUntracked(syn, &u, conntrack.In, 2)
+	admit(untracked, syn, 2, conntrack.Admission{Rule: 8, Revision: newer})
+	for _, z := range []*conntrack.Zone{tracked, untracked} {
+		expect(t, z, back(syn, packet.SYN|packet.ACK), 3, newer, conntrack.Blocked)
+	}
+}
+
+func TestCutOutlivesTheProcess(t *testing.T) {
+	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena")}
+	tr := open(t, c)
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	tr.Cut(1, all)
+	if err := tr.Close(); err != nil { // it writes nothing, so the file is as after kill -9
+		t.Fatal(err)
+	}
+	z = open(t, c).AddZone(1, conntrack.Timeouts{})
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2, newer, conntrack.Blocked)
+	expect(t, z, back(pkt(6, 40000, 22, 0), packet.ACK), 2, newer, conntrack.Blocked)
+}
+
+// Later fragments of a datagram that a cut connection had begun are dropped; those of others are not.
+func TestCutEndsDatagramsInFragments(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	frag := func(p *packet.Packet, protocol uint8, from int) *packet.Packet {
+		f := &packet.Packet{Flow: packet.Flow{Src: p.Flow.Src, Dst: p.Flow.Dst, Protocol: protocol}, Fragment: true, HasL4: from == 0, FragID: 1, FragOffset: from, FragLen: 64, MoreFollow: true}
+		return f
+	}
+	ask := pkt(packet.ProtocolUDP, 40000, 22, 0)
+	admit(z, ask, 0, conntrack.Admission{Rule: 7, Revision: rules})
+	reply := back(ask, 0)
+	z.AdmitFragment(frag(ask, packet.ProtocolUDP, 0), conntrack.In, 0)
+	z.AdmitFragment(frag(reply, packet.ProtocolUDP, 0), conntrack.Out, 0)
+	z.AdmitFragment(frag(ask, packet.ProtocolTCP, 0), conntrack.In, 0)
+	tr.Cut(1, all)
+	for _, tt := range []struct {
+		name string
+		p    *packet.Packet
+		d    conntrack.Direction
+		want verdict.Verdict
+	}{
+		{"of the connection", frag(ask, packet.ProtocolUDP, 64), conntrack.In, verdict.OrphanFragment},
+		{"of an answer", frag(reply, packet.ProtocolUDP, 64), conntrack.Out, verdict.OrphanFragment},
+		{"of another protocol", frag(ask, packet.ProtocolTCP, 64), conntrack.In, verdict.Forward},
+	} {
+		if v := z.Fragment(tt.p, tt.d, 2); v != tt.want {
+			t.Errorf("fragment %s: verdict %v, want %v", tt.name, v, tt.want)
+		}
+	}
+}
+
+// A Reset has every older connection judged again, also where rules do not cut
+// tracked connections.
+func TestConnectionsOlderThanAResetAreJudgedAgain(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	r := conntrack.Revision{Generation: 9, Shrunk: 5, Reset: 5}
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 1, r, conntrack.Live)
+	r.Reset = 9
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 2, r, conntrack.Stale)
+	rejudge(z, pkt(6, 40000, 22, packet.ACK), 2, r, true, 7)
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 3, r, conntrack.Live)
+}
