@@ -25,8 +25,8 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 			return peer.JoinAnswer{}, errors.New("the token is unknown: it was used already, or is for another cluster")
 		}
 	}
-	// Return before the token is used up: without the cluster key, which this node could not give
-	// it, the new node can verify no signature.
+	// Return before the token is used up: a new voter needs the cluster key, which this node could not
+	// give it.
 	if id := n.cluster.View().SealKey(); id != "" && !n.keys.has(id) {
 		return peer.JoinAnswer{}, fmt.Errorf("%w: %s does not have the cluster key yet", peer.ErrUnavailable, n.config.Name)
 	}
@@ -44,7 +44,7 @@ func (n *Node) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnswer, 
 	}
 	n.log.Info("node admitted to the cluster", "node", r.Node, "role", token.Role, "address", r.Address, "index", index)
 	a := peer.JoinAnswer{Role: string(cmp.Or(token.Role, ec2.Voter))}
-	if key := n.keys.key.Load(); key != nil {
+	if key := n.keys.key.Load(); key != nil && token.Role != ec2.NonVoter {
 		a.Secret = key.Encode()
 	}
 	for m := range n.cluster.View().Nodes() {

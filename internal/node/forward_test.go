@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"palisade/ec2"
 	"palisade/ec2/query"
 )
 
@@ -43,7 +44,7 @@ func (n testNode) ask(r *http.Request) *httptest.ResponseRecorder {
 // withoutKey runs the second of two nodes, which is no voter, without the cluster key.
 func withoutKey(t *testing.T) (one, two testNode) {
 	t.Helper()
-	_, second, one, _ := twoNodes(t)
+	_, second, one, _ := twoNodes(t, ec2.NonVoter)
 	two = newNode(t, second)
 	two.start(t)
 	two.keys.key.Store(nil)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,9 +18,10 @@ import (
 	"palisade/internal/secret"
 )
 
-// A keyring holds the cluster key, which seals the secrets of access keys. The node that begins a
-// cluster makes the key; a node that joins gets it with its certificate. The key is stored in a file of
-// each node's data directory, never in the log.
+// A keyring holds the cluster key, which seals the secrets of access keys. Only voters have it. The node
+// that begins a cluster makes the key; a voter that joins gets it with its certificate, and a node that
+// gets a vote asks a voter for it. A node that has lost its vote deletes it. The key is stored in a file of
+// each voter's data directory, never in the log.
 //
 // The node owns the keyring. It has no lock: keys are read and replaced atomically, by runKeyring, runRotation
 // and handlers. Once the state names a key, only that key and the one that will replace it are stored.
@@ -57,7 +59,7 @@ func openKeyring(c Config, founder bool) (*keyring, error) {
 	switch begins := errors.Is(err, fs.ErrNotExist); {
 	case begins && founder:
 		return k, k.set(secret.NewKey())
-	case begins || err == nil: // settleKey asks other nodes for the key
+	case begins || err == nil: // settleKey asks the voters for the key
 		return k, nil
 	}
 	return nil, err
@@ -132,6 +134,19 @@ func (k *keyring) follow(view *state.View) error {
 	return nil
 }
 
+// drop deletes all keys.
+func (k *keyring) drop() error {
+	k.key.Store(nil)
+	k.next.Store(nil)
+	k.former.Store(nil)
+	for _, path := range []string{k.path, k.nextPath()} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete the cluster key: %w", err)
+		}
+	}
+	return nil
+}
+
 // find returns the key with this id; nil if this node does not have it.
 func (k *keyring) find(id string) *secret.Key {
 	for _, p := range []*atomic.Pointer[secret.Key]{&k.key, &k.next, &k.former} {
@@ -175,7 +190,7 @@ func (k *keyring) Seal(id string, account ec2.AccountID, accessKey, plain string
 	}
 	key := k.find(id)
 	if key == nil {
-		return ec2.SealedSecret{}, fmt.Errorf("this node does not have cluster key %s yet", id)
+		return ec2.SealedSecret{}, fmt.Errorf("this node does not have cluster key %s; only voters have it, so ask a voter", id)
 	}
 	return ec2.SealedSecret{Key: id, Box: key.Seal(string(account), accessKey, plain)}, nil
 }
@@ -244,6 +259,9 @@ func (n *Node) settleKey(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	view := n.cluster.View()
+	if self, ok := view.Node(n.config.Name); ok && !hasClusterKey(self) {
+		return n.dropKey(ctx, view)
+	}
 	if id := view.SealKey(); id != "" && !n.keys.has(id) {
 		return n.fetchKey(ctx, view, id)
 	}
@@ -267,8 +285,24 @@ func (n *Node) settleKey(ctx context.Context) error {
 	return n.sealPlain(ctx, view)
 }
 
-// spreadKey gives every node the key that will be the cluster's, and makes it if this node has none. All
-// nodes must have it before a secret is sealed; otherwise the loss of one node could make all secrets
+// dropKey deletes the cluster key of a node that is no voter: one that lost its vote, or got the key from an
+// earlier release. It keeps the key until a voter reports that it has the key too.
+func (n *Node) dropKey(ctx context.Context, view *state.View) error {
+	id := view.SealKey()
+	if id == "" || len(n.keys.ids()) == 0 {
+		return nil
+	}
+	for node, report := range n.rotationReports(ctx, view) {
+		if m, ok := view.Node(node); ok && m.Votes() && slices.Contains(report.ClusterKeys, id) {
+			n.log.Info("cluster key deleted: this node is no voter", "key", id)
+			return n.keys.drop()
+		}
+	}
+	return fmt.Errorf("this node is no voter, and keeps cluster key %s until a voter reports that it has it", id)
+}
+
+// spreadKey gives every voter the key that will be the cluster's, and makes it if this node has none. All
+// voters must have it before a secret is sealed; otherwise the loss of one node could make all secrets
 // unreadable.
 func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	if n.keys.key.Load() == nil {
@@ -278,7 +312,7 @@ func (n *Node) spreadKey(ctx context.Context, view *state.View) error {
 	}
 	key := n.keys.key.Load()
 	for m := range view.Nodes() {
-		if !m.Member() || m.ID == n.config.Name {
+		if !hasClusterKey(m) || m.ID == n.config.Name {
 			continue
 		}
 		got, err := n.askKey(ctx, m.ID, key.Encode())
@@ -317,11 +351,11 @@ func (n *Node) sealPlain(ctx context.Context, view *state.View) error {
 	return nil
 }
 
-// fetchKey asks the other nodes for the cluster's key and stores it.
+// fetchKey asks the other voters for the cluster's key and stores it.
 func (n *Node) fetchKey(ctx context.Context, view *state.View, id string) error {
 	var failures []error
 	for m := range view.Nodes() {
-		if !m.Member() || m.ID == n.config.Name {
+		if !hasClusterKey(m) || m.ID == n.config.Name {
 			continue
 		}
 		key, err := n.askKey(ctx, m.ID, nil)
@@ -369,8 +403,8 @@ func (n *Node) askKey(ctx context.Context, node ec2.NodeID, offer []byte) (*secr
 func (n *Node) handleKey() {
 	n.peer.Handle(methodKey, func(_ context.Context, from string, body []byte) ([]byte, error) {
 		view := n.cluster.View()
-		if m, ok := view.Node(ec2.NodeID(from)); !ok || !m.Member() {
-			return nil, fmt.Errorf("%s is not a member in the state of %s", from, n.config.Name)
+		if m, ok := view.Node(ec2.NodeID(from)); !ok || !hasClusterKey(m) {
+			return nil, fmt.Errorf("%s is no voter in the state of %s: it does not get the cluster key", from, n.config.Name)
 		}
 		var q keyRequest
 		if err := json.Unmarshal(body, &q); err != nil {

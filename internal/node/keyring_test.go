@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"net"
@@ -313,7 +315,7 @@ func freePorts(t *testing.T) netip.AddrPort {
 }
 
 // twoNodes runs the first node of a cluster, and makes a second node a member without running it.
-func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() error) {
+func twoNodes(t *testing.T, role ec2.NodeRole) (first, second Config, one testNode, stop func() error) {
 	t.Helper()
 	first, second = secretConfig(t), secretConfig(t)
 	first.Peer.Listen, second.Peer.Listen = freePorts(t), freePorts(t)
@@ -323,7 +325,7 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 	}
 	one = newNode(t, first)
 	stop = one.start(t)
-	made, err := request[map[string]string](t, one, "POST", "/v1/cluster/token", control.TokenRequest{Role: ec2.NonVoter, TTL: time.Minute})
+	made, err := request[map[string]string](t, one, "POST", "/v1/cluster/token", control.TokenRequest{Role: role, TTL: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,15 +335,16 @@ func twoNodes(t *testing.T) (first, second Config, one testNode, stop func() err
 	return first, second, one, stop
 }
 
-// TestJoiningNodeGetsClusterKey: a node gets the key when it joins, and again when it starts without
+// TestJoiningVoterGetsClusterKey: a voter gets the key when it joins, and again when it starts without
 // its key file.
-func TestJoiningNodeGetsClusterKey(t *testing.T) {
-	_, second, _, _ := twoNodes(t)
+func TestJoiningVoterGetsClusterKey(t *testing.T) {
+	_, second, one, _ := twoNodes(t, ec2.Voter)
 	if _, err := os.Stat(second.clusterKeyFile()); err != nil {
 		t.Fatalf("the joined node has no key: %v", err)
 	}
 	two := newNode(t, second)
 	stop := two.start(t)
+	one.wait(t, "second voter", func() bool { return strings.Contains(two.cluster.String(), "node2]") })
 	if got := two.signIn(t, "AKIDALBERT", plainText); got != 200 {
 		t.Errorf("sign in at the second node: status %d, want 200", got)
 	}
@@ -360,8 +363,54 @@ func TestJoiningNodeGetsClusterKey(t *testing.T) {
 	two.wait(t, "key again", func() bool { return two.signIn(t, "AKIDALBERT", plainText) == 200 })
 }
 
+// TestOnlyVotersHaveClusterKey: a node without a vote gets no key, deletes one that it has, and gets it with
+// a vote.
+func TestOnlyVotersHaveClusterKey(t *testing.T) {
+	first, second, one, _ := twoNodes(t, ec2.NonVoter)
+	if _, err := os.Stat(second.clusterKeyFile()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a node that joined without a vote has a key file: %v", err)
+	}
+	key, err := os.ReadFile(first.clusterKeyFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(second.clusterKeyFile(), key, 0o600); err != nil { // as an earlier release did
+		t.Fatal(err)
+	}
+	two := newNode(t, second)
+	two.start(t)
+	gone := func() bool {
+		_, err := os.Stat(second.clusterKeyFile())
+		return errors.Is(err, fs.ErrNotExist) && len(two.keys.ids()) == 0
+	}
+	two.wait(t, "end of the key", gone)
+	id := one.cluster.View().SealKey()
+	body, err := json.Marshal(rotationKeyRequest{ec2.ClusterKey, id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for method, q := range map[string][]byte{methodKey: []byte("{}"), methodRotationKey: body} {
+		if _, err := two.peer.Call(t.Context(), "node1", method, q); err == nil || !strings.Contains(err.Error(), "no voter") {
+			t.Errorf("%s of a node without a vote: error %v, want a refusal", method, err)
+		}
+	}
+	if got := two.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Errorf("sign in at the node without a key: status %d, want 200", got)
+	}
+	role := func(r ec2.NodeRole) {
+		t.Helper()
+		if _, _, err := one.cluster.Apply(t.Context(), state.Command{Request: &state.PutNode{Node: ec2.Node{ID: "node2", Zone: second.Zone, Role: r}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	role(ec2.Voter)
+	two.wait(t, "key of a voter", func() bool { return two.keys.has(id) })
+	role(ec2.NonVoter)
+	two.wait(t, "end of the former voter's key", gone)
+}
+
 func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
-	first, second, _, stop := twoNodes(t)
+	first, second, _, stop := twoNodes(t, ec2.Voter)
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +428,7 @@ func TestOldClusterGetsKeyOnceAllNodesRun(t *testing.T) {
 		keys[string(c.Name)] = id.PublicKey()
 	}
 	oldLog(t, first, keys["node1"], state.Command{Request: &state.PutNode{Node: ec2.Node{
-		ID: "node2", Zone: second.Zone, Role: ec2.NonVoter, Address: second.Peer.Listen.String(), PublicKey: keys["node2"],
+		ID: "node2", Zone: second.Zone, Role: ec2.Voter, Address: second.Peer.Listen.String(), PublicKey: keys["node2"],
 	}}})
 
 	one := newNode(t, first)

@@ -124,8 +124,8 @@ func (n *Node) keepsClusterKey(view *state.View) bool {
 	return ok && hasClusterKey(self)
 }
 
-// hasClusterKey reports whether a node is one of those that have the cluster key.
-func hasClusterKey(node *ec2.Node) bool { return node.Member() }
+// hasClusterKey reports whether a node may have the cluster key.
+func hasClusterKey(node *ec2.Node) bool { return node.Votes() }
 
 // advanceRotations, on the leader, ends the steps of rotations that all nodes are done with.
 func (n *Node) advanceRotations(ctx context.Context) error {

@@ -92,7 +92,7 @@ type JoinRequest struct {
 // the authority's key.
 type JoinAnswer struct {
 	Role    string   // "voter" or "nonvoter"
-	Secret  []byte   // all nodes of the cluster share it; goes to JoinConfig.Keep
+	Secret  []byte   // all voters of the cluster share it; goes to JoinConfig.Keep
 	Members []Member // the new node trusts them until it has a state; see Identity.Members
 }
 
