@@ -118,6 +118,32 @@ func TestRemovedNodeIsDisconnected(t *testing.T) {
 	}
 }
 
+// A removed node is refused by a node that has no leader and was restarted, also if a voter whose state is
+// older still names it as a member, and if its name has passed to another node.
+func TestExpelledNodeIsRefusedByNodeThatIsNotCurrent(t *testing.T) {
+	s := startCluster(t, 3, nil)
+	gone := s.follower()
+	at := s.leaderOtherThan(gone)
+	row, _ := at.View().Node(gone.name)
+	key := row.PublicKey
+	s.remove(gone.name)
+	testwait.For(t, "all have removed the node", func() bool {
+		return !slices.ContainsFunc(s.running(), func(n *testNode) bool { return n != gone && !n.View().IsExpelled(key) })
+	})
+	for _, n := range s.running() {
+		if n != at {
+			n.kill()
+		}
+	}
+	at.kill()
+	at.start(nil) // it has no leader
+	testwait.For(t, "the node has its log again", func() bool { return at.View().IsExpelled(key) })
+	at.directory.vouch([]vouchedNode{{Node: gone.name, PublicKey: key, Votes: true}})
+	if err := at.Directory().Check(string(gone.name), key); err == nil || at.directory.isCurrent() {
+		t.Errorf("a node that is not current (%t) admits a removed node", !at.directory.isCurrent())
+	}
+}
+
 func TestNonVoterForwardsWritesWithoutVote(t *testing.T) {
 	s := startCluster(t, 1, nil)
 	nonVoter := s.join("node2", ec2.NonVoter)

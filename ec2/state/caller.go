@@ -23,6 +23,7 @@ const (
 // callers has the caller of each request that is not byVoter, by the name of its type.
 var callers = map[string]caller{
 	"Bootstrap": byLeader, "PutNetwork": byLeader, "PutNode": byLeader, "SealSecrets": byLeader, "Sweep": byLeader,
+	"AdvanceRotation": byLeader,
 
 	"ReportInstance": byOwner, "ReportInterface": byOwner,
 	"UnregisterInterface": byEither,

@@ -31,7 +31,7 @@ type Config struct {
 	// Region is the region of the cluster's EC2-Classic network; a new access key is printed with it.
 	// Required. Requests to another region find no EC2-Classic network.
 	Region ec2.Region `toml:"region"`
-	// DataDir is the directory of the Raft log, the enforced index, the cluster key and the node's
+	// DataDir is the directory of the Raft log, the enforced index, the keys and the node's
 	// identity. Required; created if it is missing. It must survive a reboot: without it the node has
 	// to join again under a new name.
 	DataDir string `toml:"data_dir"`
