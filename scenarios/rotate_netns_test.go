@@ -63,7 +63,6 @@ type rotateTest struct {
 	lab   *labtest.Lab
 	at    map[string]lab.InstanceStatus // an instance of each node
 	flows []*rotateFlow
-	wg    sync.WaitGroup
 
 	sent, arrived atomic.Int64 // UDP packets of the node that will be fenced
 }
@@ -125,9 +124,6 @@ func TestKeysAreReplacedUnderFlows(t *testing.T) {
 	}
 	r.open(stay[:2]) // a new connection
 	r.alive("a new connection")
-	for _, f := range r.flows {
-		f.conn.Close()
-	}
 }
 
 func (r *rotateTest) status() (s control.ClusterStatus) {
@@ -179,9 +175,13 @@ func (r *rotateTest) open(nodes []string) {
 			if err != nil {
 				r.Fatalf("%s > %s: %v", from, to, err)
 			}
-			r.Cleanup(func() { f.conn.Close() }) // ends runEchoes
 			r.flows = append(r.flows, f)
-			r.wg.Go(f.runEchoes)
+			var wg sync.WaitGroup
+			wg.Go(f.runEchoes)
+			r.Cleanup(func() {
+				f.conn.Close() // ends runEchoes
+				wg.Wait()
+			})
 		}
 	}
 }
@@ -232,7 +232,8 @@ func (r *rotateTest) flood(from, to string) {
 		r.Fatal(err)
 	}
 	done := make(chan struct{})
-	r.wg.Go(func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for b := make([]byte, 64); ; {
 			if _, _, err := in.ReadFrom(b); err != nil {
 				return
@@ -240,7 +241,7 @@ func (r *rotateTest) flood(from, to string) {
 			r.arrived.Add(1)
 		}
 	})
-	r.wg.Go(func() {
+	wg.Go(func() {
 		for {
 			select {
 			case <-done:
@@ -256,7 +257,7 @@ func (r *rotateTest) flood(from, to string) {
 		close(done)
 		in.Close()
 		out.Close()
-		r.wg.Wait()
+		wg.Wait()
 	})
 }
 
