@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,8 +59,8 @@ func TestBackupStartsAnotherCluster(t *testing.T) {
 	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil {
-		t.Error("a second restore replaced the log of the first")
+	if _, err := Restore(dir, bytes.NewReader(file.Bytes()), state.Recover{Node: ec2.Node{ID: "node1"}}); err == nil || !strings.Contains(err.Error(), "already holds a log") {
+		t.Errorf("a second restore: error %v, want one that says the directory already holds a log", err)
 	}
 	c, stop = open(t, Config{Dir: dir, Decided: last})
 	ready(t, c)

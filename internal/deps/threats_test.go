@@ -57,7 +57,30 @@ func TestEveryThreatHasAProof(t *testing.T) {
 			t.Errorf("threat %s has no row in the table", id)
 		}
 	}
+	checkClusterThreats(t, string(text))
 	for id := range corpus {
 		t.Errorf("the corpus has frames of threat %s, which has no row in the table", id)
+	}
+}
+
+// checkClusterThreats checks that each threat to the cluster has one row, with an attack, a defence and
+// a test.
+func checkClusterThreats(t *testing.T, text string) {
+	t.Helper()
+	proof := regexp.MustCompile(`\bTest[A-Z]\w+`)
+	rows := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (P\d\d) \|(.*)\|$`).FindAllStringSubmatch(text, -1) {
+		id, cells := m[1], strings.Split(m[2], "|")
+		rows[id]++
+		if len(cells) != 3 {
+			t.Errorf("the row of threat %s has %d cells instead of 3", id, len(cells))
+		} else if !proof.MatchString(cells[2]) {
+			t.Errorf("the row of threat %s names no test: %q", id, cells[2])
+		}
+	}
+	for n := 1; n <= 12; n++ {
+		if id := fmt.Sprintf("P%02d", n); rows[id] != 1 {
+			t.Errorf("threat %s has %d rows, want 1", id, rows[id])
+		}
 	}
 }

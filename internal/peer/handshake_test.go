@@ -136,6 +136,7 @@ func TestOnlyMembersAreAdmitted(t *testing.T) {
 			}
 		})
 	}
+	a.inTheClear(t)
 	// Refused clients have reached neither the listener nor the handler.
 	select {
 	case from := <-a.connected:
@@ -143,6 +144,27 @@ func TestOnlyMembersAreAdmitted(t *testing.T) {
 	case from := <-a.called:
 		t.Errorf("the handler got a call of a refused client as %q", from)
 	default:
+	}
+}
+
+// inTheClear sends a call, and what Raft's transport sends first for AppendEntries, without TLS. The
+// server closes the connection, and answers at most with a TLS alert.
+func (a *admissionTest) inTheClear(t *testing.T) {
+	t.Helper()
+	for _, sent := range []string{"POST /rpc/secret HTTP/1.1\r\nHost: node1\r\nContent-Length: 0\r\n\r\n", "\x00\x8aRPCHeader\x83"} {
+		c, err := net.Dial("tcp", a.server.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		_, _ = c.Write([]byte(sent))
+		_ = c.(*net.TCPConn).CloseWrite()
+		const alert = 21 // RFC 8446, section 5.1
+		answer, err := io.ReadAll(c)
+		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || len(answer) > 0 && answer[0] != alert {
+			t.Errorf("%q in the clear: answer %q, error %v; want a TLS alert or nothing", sent, answer, err)
+		}
 	}
 }
 
