@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/node/control"
+	"palisade/internal/secret"
 )
 
 // members runs a cluster of n voters on loopback addresses.
@@ -315,5 +317,56 @@ func TestLostNewKeyIsMadeAgain(t *testing.T) {
 	m.settled()
 	if ring := n.cluster.View().GossipRing(); slices.Contains(ring, lost) {
 		t.Errorf("the gossip keys are %v, with one that no node has", ring)
+	}
+}
+
+// A cluster of one has no other node: it replaces its cluster key, and says that it has no other keys. The new
+// key is used after a restart too.
+func TestClusterOfOneReplacesClusterKey(t *testing.T) {
+	c := secretConfig(t)
+	n := newNode(t, c)
+	stop := n.start(t)
+	old := n.cluster.View().SealKey()
+	for _, kind := range []ec2.KeyKind{ec2.GossipKey, ec2.TunnelKeys} {
+		if _, err := request[control.RotateAnswer](t, n, "POST", "/v1/cluster/rotate", control.RotateRequest{Kind: kind}); err == nil || !strings.Contains(err.Error(), "cluster of one") {
+			t.Errorf("rotate %s: error %v, want one that says this is a cluster of one", kind, err)
+		}
+	}
+	if _, err := request[control.RotateAnswer](t, n, "POST", "/v1/cluster/rotate", control.RotateRequest{Kind: ec2.ClusterKey}); err != nil {
+		t.Fatal(err)
+	}
+	n.wait(t, "new key", func() bool { return n.cluster.View().SealKey() != old && len(n.cluster.View().Rotations()) == 0 })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(n.keys.nextPath()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of the next key: %v, want none", err)
+	}
+	again := newNode(t, c)
+	again.start(t)
+	if got := again.signIn(t, "AKIDALBERT", plainText); got != 200 || again.keys.has(old) {
+		t.Errorf("after a restart: sign-in status %d, want 200; the old key is there: %t, want false", got, again.keys.has(old))
+	}
+}
+
+// The daemon is killed between the entry that seals all secrets with the new key and its change of the key
+// files: the next daemon finishes.
+func TestKeyFilesFollowStateAfterCrash(t *testing.T) {
+	c := secretConfig(t)
+	n := newNode(t, c)
+	if err := n.start(t)(); err != nil {
+		t.Fatal(err)
+	}
+	key, other := n.keys.key.Load(), secret.NewKey()
+	for path, k := range map[string]*secret.Key{n.keys.path: other, n.keys.nextPath(): key} {
+		if err := os.WriteFile(path, k.Encode(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := newNode(t, c)
+	again.start(t)
+	again.wait(t, "key of the state alone", func() bool { return slices.Equal(again.keys.ids(), []string{key.ID()}) })
+	if got := again.signIn(t, "AKIDALBERT", plainText); got != 200 {
+		t.Errorf("sign in: status %d, want 200", got)
 	}
 }
