@@ -5,19 +5,23 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
+	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/bootfile"
 )
 
 // An arena is the memory of all shards: a page of header, each shard's slots, and the port ranges.
 //
-//	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed
+//	magic "palict" + layout version | slots per shard: tracked, untracked | hash seed | boot id
 //
-// A change of the layout or of the hash needs a new version. A file of an old version is
-// replaced: losing connections at an upgrade is better than reading them wrongly.
+// A change of the layout or of the hash needs a new version, and a function in convert.go that
+// reads the entries of the old one.
 type arena struct {
 	memory             []byte
 	seed               [2]uint64
@@ -25,95 +29,142 @@ type arena struct {
 	// fresh means that the memory is new and all zero. Fresh slots are not read, because
 	// reading a page of a tmpfs allocates it.
 	fresh bool
+	// old has the connections that the arena is to get: Tracker.convert fills the arena and
+	// gives it the path of the old file. nil: there is nothing to convert.
+	old  *oldArena
+	note string // why connections were lost; "" if none were
 }
 
 const (
-	arenaMagic  = "palict\x00\x03"
+	magicOfAll  = "palict" // of all versions of the layout
+	arenaMagic  = magicOfAll + "\x00\x03"
 	arenaHeader = 4096
 )
 
+// A header is the first bytes of an arena.
+type header struct {
+	magic              [8]byte
+	tracked, untracked uint32 // slots per shard
+	seed               [2]uint64
+	boot               [16]byte // in layout 2 it is zero
+}
+
+func (h *header) slots() int64 { return shardCount * (int64(h.tracked) + int64(h.untracked)) }
+
+// size returns the size of a file of the present layout.
+func (h *header) size() int64 {
+	return arenaHeader + h.slots()*entrySize + portRanges*portRangeSize
+}
+
+// openArena opens the arena in a file, or in anonymous memory if path is "".
 func openArena(path string, tracked, untracked int) (*arena, error) {
 	a := &arena{tracked: tracked, untracked: untracked}
-	size := arenaHeader + shardCount*(tracked+untracked)*entrySize + portRanges*portRangeSize
-	var err error
-	if path == "" {
-		a.fresh = true
-		a.memory, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-	} else {
-		a.memory, a.fresh, err = mapFile(path, size)
+	want := header{magic: [8]byte([]byte(arenaMagic)), tracked: uint32(tracked), untracked: uint32(untracked)}
+	if err := a.open(path, &want); err != nil {
+		return nil, fmt.Errorf("open %d bytes of connections at %q: %w", want.size(), path, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("map %d bytes of connections at %q: %w", size, path, err)
-	}
-	if !a.headerFits() {
-		if err := a.format(); err != nil {
-			return nil, errors.Join(err, a.close())
-		}
-	}
-	a.seed[0] = binary.NativeEndian.Uint64(a.memory[16:])
-	a.seed[1] = binary.NativeEndian.Uint64(a.memory[24:])
+	a.seed = a.header().seed
 	return a, nil
 }
 
-// mapFile maps the file at path and reports whether the memory is fresh. Only the file's
-// owner may read the file, because it holds the seed that keeps the hash unpredictable. A
-// file of another size is removed and created again, not truncated, because a process that
-// still maps the old file would be killed when it reads a missing page.
-func mapFile(path string, size int) (memory []byte, fresh bool, err error) {
-	st, err := os.Lstat(path)
-	if err == nil && (st.Size() != int64(size) || !st.Mode().IsRegular()) {
-		if err := os.Remove(path); err != nil {
-			return nil, false, err
+func (a *arena) open(path string, want *header) (err error) {
+	size := int(want.size())
+	if path == "" {
+		a.memory, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+		if err != nil {
+			return err
 		}
-		fresh = true
-	} else if fresh = err != nil; fresh && !errors.Is(err, fs.ErrNotExist) {
-		return nil, false, err
+		return a.format(want)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, false, err
-	}
-	defer f.Close()
-	// The mapping keeps the file open and locked until it is unmapped.
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, false, fmt.Errorf("in use by another process: %w", err)
-	}
-	if err := f.Truncate(int64(size)); err != nil {
-		return nil, false, err
-	}
-	memory, err = unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	return memory, fresh, err
-}
-
-func (a *arena) headerFits() bool {
-	return string(a.memory[:8]) == arenaMagic &&
-		binary.NativeEndian.Uint32(a.memory[8:]) == uint32(a.tracked) &&
-		binary.NativeEndian.Uint32(a.memory[12:]) == uint32(a.untracked)
-}
-
-// format empties the arena and writes a header. It writes the magic last, so that a header
-// that was written in part is not valid.
-func (a *arena) format() error {
-	clear(a.memory[:arenaHeader])
-	for i := range shardCount * (a.tracked + a.untracked) {
-		if a.fresh {
-			break
-		}
-		if e := (*entry)(unsafe.Pointer(&a.memory[arenaHeader+i*entrySize])); e.sum != 0 {
-			*e = entry{}
-		}
-	}
-	if !a.fresh {
-		clear(a.portRanges())
-	}
-	if _, err := rand.Read(a.memory[16:32]); err != nil {
+	if want.boot, err = bootfile.Boot(); err != nil {
 		return err
 	}
-	binary.NativeEndian.PutUint32(a.memory[8:], uint32(a.tracked))
-	binary.NativeEndian.PutUint32(a.memory[12:], uint32(a.untracked))
-	copy(a.memory, arenaMagic)
+	f, err := bootfile.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // a mapping keeps the file open and locked until it is unmapped
+	has, length, err := readHeader(f)
+	if err != nil {
+		return err
+	}
+	fits := *has == header{want.magic, want.tracked, want.untracked, has.seed, want.boot} && length == int64(size)
+	if fits {
+		a.memory, err = mapFile(f, size)
+		return err
+	}
+	if a.old, a.note, err = openOld(f, has, length, want.boot); err != nil {
+		return err
+	}
+	if a.old == nil {
+		return a.create(f, want)
+	}
+	// The connections stay in the old file until the new one, which is written beside it, has them.
+	beside, err := bootfile.Open(path + besideSuffix)
+	if err == nil {
+		defer beside.Close()
+		err = a.create(beside, want)
+	}
+	if err != nil {
+		return errors.Join(err, a.old.close())
+	}
 	return nil
 }
+
+// besideSuffix ends the name of the file that replaces an old one.
+const besideSuffix = ".new"
+
+// readHeader returns the header of a file, which is zero in an empty file, and the file's length.
+func readHeader(f *os.File) (*header, int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	has := new(header)
+	_, err = f.ReadAt(unsafe.Slice((*byte)(unsafe.Pointer(has)), unsafe.Sizeof(*has)), 0)
+	if err == io.EOF { // the file is shorter than a header
+		err = nil
+	}
+	if err == nil && has.magic != [8]byte{} && !strings.HasPrefix(string(has.magic[:]), magicOfAll) {
+		err = fmt.Errorf("%s is not a file of connections: remove it, or configure another path", f.Name())
+	}
+	return has, st.Size(), err
+}
+
+// create makes f an arena without connections. Nobody else has f mapped, because f is locked.
+func (a *arena) create(f *os.File, h *header) (err error) {
+	size := h.size()
+	if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
+		return err
+	}
+	if a.memory, err = mapFile(f, int(size)); err != nil {
+		return err
+	}
+	return a.format(h)
+}
+
+func mapFile(f *os.File, size int) ([]byte, error) {
+	return unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+// format writes the header into new memory, the magic last, so that a header that was written in
+// part is not valid. Only the file's owner may read the seed, which keeps the hash unpredictable.
+// Connections of an old file keep its seed. With another one they would be spread differently, and
+// more of them could fall to one shard than it has slots.
+func (a *arena) format(want *header) error {
+	a.fresh = true
+	h := a.header()
+	*h = header{tracked: want.tracked, untracked: want.untracked, boot: want.boot}
+	if a.old != nil {
+		h.seed = a.old.seed
+	} else if _, err := rand.Read(unsafe.Slice((*byte)(unsafe.Pointer(&h.seed)), unsafe.Sizeof(h.seed))); err != nil {
+		return errors.Join(err, a.close())
+	}
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&h.magic)), binary.NativeEndian.Uint64(want.magic[:]))
+	return nil
+}
+
+func (a *arena) header() *header { return (*header)(unsafe.Pointer(&a.memory[0])) }
 
 // slots returns the slots of one shard, the tracked ones first.
 func (a *arena) slots(shard int) []entry {

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
 
 func TestConnectionsSurviveARestart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "arena")
+	path := filepath.Join(bootfiletest.Dir(t), "arena")
 	tr := open(t, conntrack.Config{Path: path})
 	kept, dropped := tr.AddZone(11, conntrack.Timeouts{}), tr.AddZone(12, conntrack.Timeouts{})
 	handshake(t, kept, 40000, 0)
@@ -54,7 +55,7 @@ func TestConnectionsSurviveARestart(t *testing.T) {
 // Adopted connections that expired while no process ran count neither as used nor as
 // reserved.
 func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
-	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
+	c := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena"), Capacity: 640, Untracked: 64, Reserve: 64}
 	fill := func(z *conntrack.Zone, now time.Duration) (taken int) {
 		for port := range 500 {
 			p := pkt(17, uint16(port), 53, 0)
@@ -84,7 +85,7 @@ func TestConnectionsThatExpireDuringARestartTakeNoRoom(t *testing.T) {
 // field that decisions depend on is not adopted.
 func TestTornEntryIsNotAdopted(t *testing.T) {
 	const header, size, covered = 4096, 128, 66 // bytes; the checksum covers the first 66 of an entry
-	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
+	c := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
 	tr := open(t, c)
 	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
 	if err := tr.Close(); err != nil {

@@ -19,6 +19,7 @@
 package conntrack
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -35,13 +36,13 @@ const DefaultCapacity = 262_144
 // Config sizes a Tracker. The zero value is useful.
 type Config struct {
 	// Path is the file that holds the connections. Default: anonymous memory, which is
-	// lost with the process. The file must be on a tmpfs: on a disk it would survive a
-	// reboot, and its deadlines would be compared with another monotonic clock.
+	// lost with the process. The file must be on a tmpfs, be of the user of the process, and
+	// have mode 0600; otherwise Open returns an error.
 	Path string
 	// Capacity is the largest number of tracked connections, at least 64. Default: 262,144.
 	// With the default of Untracked this takes 46 MiB, allocated on first use. Beyond
 	// Capacity new connections are dropped (conntrack_allowance_exceeded). A changed
-	// Capacity replaces the file, and all connections are lost.
+	// Capacity keeps the connections that the new one has room for.
 	Capacity int
 	// Ceiling is the largest number of tracked connections of one zone. Default: a quarter of
 	// Capacity. Beyond it new connections of the zone are dropped. If it is too small, a busy
@@ -51,7 +52,7 @@ type Config struct {
 	// Untracked is the largest number of untracked connections that are kept, at least 64.
 	// Default: 65,536. Beyond it the oldest of the zone are evicted: they are missing in listings.
 	// When their rule is removed, their ports are watched instead (SetOpen). A changed Untracked
-	// replaces the file, and all connections are lost.
+	// keeps the connections that the new one has room for.
 	Untracked int
 	// Reserve is the number of tracked connections that are guaranteed to each zone.
 	// Default: 256. Once the reserves take three quarters of Capacity, zones that are added
@@ -93,8 +94,10 @@ type Tracker struct {
 }
 
 // Open returns a Tracker of the connections in the file at c.Path. It adopts those whose
-// checksums are right. It creates a missing file, and replaces a file of another layout or
-// size.
+// checksums are right. It creates a missing file. It converts a file of another size, or of
+// layout 2, and keeps its connections. It empties a file of another boot of the machine, whose
+// connections have ended and whose times are of another clock; Note tells that. It returns an
+// error for a file that somebody else may have written, because connections in it would pass.
 func Open(c Config) (*Tracker, error) {
 	if c.Capacity == 0 {
 		c.Capacity = DefaultCapacity
@@ -127,12 +130,20 @@ func Open(c Config) (*Tracker, error) {
 	q.capacity, q.reserve, q.ceiling = int32(c.Untracked), int32(c.UntrackedReserve), int32(c.Untracked)
 	t.zones.Store(&map[uint64]*Zone{})
 	t.fragments.init()
+	if a.old != nil {
+		if err := t.convert(); err != nil {
+			return nil, errors.Join(fmt.Errorf("conntrack: convert the connections at %q: %w", c.Path, err), a.close())
+		}
+	}
 	t.adoptPorts(a)
 	for i := range t.shards {
 		t.shards[i].adopt(t, a, i)
 	}
 	return t, nil
 }
+
+// Note says why Open did not keep the connections of the file; "" if it kept all.
+func (t *Tracker) Note() string { return t.arena.note }
 
 // Close unmaps the memory and leaves the file for the next process. No Zone may be used
 // afterwards.

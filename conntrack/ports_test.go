@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -113,7 +114,7 @@ func TestLostPortsAreWatchedWhileEntriesAreMissing(t *testing.T) {
 // The memory of lost ports is in the file. Ports of rules that were removed while no process ran are
 // lost when the next one attaches the interface.
 func TestPortsLostWhileNoProcessRanAreKnown(t *testing.T) {
-	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena"), Capacity: 640, Untracked: 640}
+	c := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena"), Capacity: 640, Untracked: 640}
 	tr := open(t, c)
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	z.SetOpen(append(both(50, 50, 0), both(60, 60, 0)...), 0)

@@ -12,6 +12,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -145,7 +146,7 @@ func TestUplinkIsNeverShut(t *testing.T) {
 // TestFaultInConnectionFileDropsTheFrame: somebody truncates the file, or the tmpfs is full, and
 // reading a connection faults. The switch drops the frame and keeps running.
 func TestFaultInConnectionFileDropsTheFrame(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "arena")
+	path := filepath.Join(bootfiletest.Dir(t), "arena")
 	tracker, err := conntrack.Open(conntrack.Config{Path: path})
 	if err != nil {
 		t.Fatal(err)

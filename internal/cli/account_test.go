@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/controlclient"
 	"palisade/internal/node"
 	"palisade/internal/node/control"
@@ -25,7 +26,7 @@ region = "us-east-1"
 data_dir = "%[1]s"
 api_socket = "%[1]s/api.sock"
 control_socket = "%[1]s/control.sock"
-arena = "%[1]s/arena"
+arena = "%[2]s/arena"
 
 [classic]
 network = "10.0.0.0/8"
@@ -46,7 +47,7 @@ func startNode(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "node1.toml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, configText, dir), 0o600); err != nil {
+	if err := os.WriteFile(path, fmt.Appendf(nil, configText, dir, bootfiletest.Dir(t)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c, err := node.ReadConfig(path)

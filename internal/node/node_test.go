@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/internal/bootfile/bootfiletest"
 )
 
 const albert = ec2.AccountID("598916040194")
@@ -29,7 +30,7 @@ func nodeConfig(t *testing.T) Config {
 	dir := t.TempDir()
 	return Config{
 		Name: "node1", Zone: "us-east-1a", Region: "us-east-1", DataDir: dir,
-		APISocket: filepath.Join(dir, "api.sock"), ControlSocket: filepath.Join(dir, "control.sock"), Arena: filepath.Join(dir, "arena"),
+		APISocket: filepath.Join(dir, "api.sock"), ControlSocket: filepath.Join(dir, "control.sock"), Arena: filepath.Join(bootfiletest.Dir(t), "arena"),
 		Classic: Classic{
 			Network: netip.MustParsePrefix("10.0.0.0/8"), Pools: []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")},
 			PublicPools: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")},
