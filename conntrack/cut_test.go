@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -138,7 +139,7 @@ func TestCutConnectionStaysCutIfTheNextIsOfTheOtherPool(t *testing.T) {
 }
 
 func TestCutOutlivesTheProcess(t *testing.T) {
-	c := conntrack.Config{Path: filepath.Join(t.TempDir(), "arena")}
+	c := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena")}
 	tr := open(t, c)
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	handshake(t, z, 40000, 0)

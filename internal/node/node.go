@@ -82,7 +82,8 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if n.gossipKeys, err = openGossipKeys(c.gossipKeysFile()); err != nil {
 		return nil, err
 	}
-	if n.tracker, err = conntrack.Open(conntrack.Config{Path: c.Arena, Ceiling: c.ConntrackAllowance}); err != nil {
+	owners, err := n.openTracker()
+	if err != nil {
 		return nil, err
 	}
 	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log, Halt: c.Halt}); err != nil {
@@ -96,7 +97,8 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		}
 	}
 	n.plane = plane.New(plane.Config{
-		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.enforcedIndex, Logger: log,
+		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.enforcedIndex,
+		Owners: owners, Logger: log,
 	})
 	if err := n.openCluster(identity, founder); err != nil {
 		return nil, err
@@ -114,6 +116,21 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// openTracker opens the file of connections, and that of the owners of their addresses; nil if the
+// connections are in memory.
+func (n *Node) openTracker() (owners *plane.Owners, err error) {
+	if n.tracker, err = conntrack.Open(conntrack.Config{Path: n.config.Arena, Ceiling: n.config.ConntrackAllowance}); err != nil {
+		return nil, err
+	}
+	if note := n.tracker.Note(); note != "" {
+		n.log.Warn("connections are lost", "file", n.config.Arena, "reason", note)
+	}
+	if n.config.Arena == "" {
+		return nil, nil
+	}
+	return plane.OpenOwners(n.config.Arena + ".owners")
 }
 
 // connect makes the peer, for calls between nodes, and the overlay, for tunnels.
@@ -307,7 +324,6 @@ func (n *Node) runViews(ctx context.Context) error {
 			if err := n.fleet.Adopt(ctx, view); err != nil {
 				return err
 			}
-			n.plane.ForgetUnleased()
 			if purged := n.tracker.PurgeUnknown(); purged > 0 {
 				n.log.Info("connections of ended leases dropped", "connections", purged)
 			}

@@ -47,6 +47,9 @@ func (p *Plane) applyInterface(edit *vswitch.Edit, c state.Change[ec2.Interface]
 	default:
 		l := &lease{eni: now, endpoint: p.endpoint(now, nil)}
 		p.leases[now.Epoch] = l
+		for _, a := range now.Addresses() {
+			p.gain(now, a)
+		}
 		if !p.down[now.Epoch] {
 			edit.AddEndpoint(vswitch.VNI(now.VNI), l.endpoint)
 		}
@@ -92,6 +95,14 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 			p.released.add(was.VNI, ec2.AddressPair{Public: a.Public})
 		}
 	}
+	for _, a := range after {
+		if !hasPrivate(before, a.Private) {
+			p.gain(now, ec2.AddressPair{Private: a.Private})
+		}
+		if a.Public.IsValid() && !hasPublic(before, a.Public) {
+			p.gain(now, ec2.AddressPair{Public: a.Public})
+		}
+	}
 	if slices.ContainsFunc(was.Groups, func(g ec2.GroupID) bool { return !slices.Contains(now.Groups, g) }) {
 		p.lost[was.VNI] = generation
 	}
@@ -109,6 +120,13 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 		l.rules = rules
 	}
 	l.changed = true
+}
+
+// gain notes that a lease has got addresses.
+func (p *Plane) gain(by *ec2.Interface, pair ec2.AddressPair) {
+	for _, of := range ownedBy(by.VNI, pair) {
+		p.gained = append(p.gained, ownership{of, by.Epoch})
+	}
 }
 
 func hasPrivate(pairs []ec2.AddressPair, private netip.Addr) bool {

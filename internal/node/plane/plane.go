@@ -3,8 +3,9 @@
 // Plane applies each View (plane.go): networks and routes (networks.go), leases and their ports
 // (lease.go), rules. uplink.go opens the port to the network outside the cluster and tunnel.go the
 // port to the other nodes. presence.go handles what nodes report about their interfaces.
-// released_addresses.go drops the connections of addresses that lose their interface, and cut.go
-// ends those that operators cut.
+// released_addresses.go drops the connections of addresses that lose their interface, also while no
+// daemon runs; owners.go stores which lease owns which address. cut.go ends connections that
+// operators cut.
 // EnforcedIndex stores on disk the index of the newest state that the switch was given.
 package plane
 
@@ -25,7 +26,7 @@ import (
 	"palisade/switch/overlay"
 )
 
-// Config is what a Plane works with. All fields but Overlay are required.
+// Config is what a Plane works with. All fields but Overlay and Owners are required.
 type Config struct {
 	Node          ec2.NodeID         // the id of this node; with a wrong one the node's leases get no port
 	MTU           int                // of every network, in bytes of an IP packet; must fit into the tunnels
@@ -33,6 +34,7 @@ type Config struct {
 	Tracker       *conntrack.Tracker // the tracker of Switch
 	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
 	EnforcedIndex *EnforcedIndex     // in the data directory; without it a restart can enforce revoked rules
+	Owners        *Owners            // beside the file of Tracker. Default nil, if Tracker is in memory
 	Logger        *slog.Logger       // gets bad rules and failures of ports
 }
 
@@ -62,6 +64,8 @@ type Plane struct {
 	uplink        *vswitch.Uplink
 	tunnel        *vswitch.Tunnel
 	released      releasedAddresses // by the View that is being applied
+	gained        []ownership       // by the View that is being applied
+	ownersFile    *Owners           // nil if the tracker is in memory
 	announce      []netip.Addr      // public addresses to announce after the next Snapshot
 	published     chan struct{}     // closed and replaced when a Snapshot is published
 
@@ -74,7 +78,7 @@ func New(c Config) *Plane {
 		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
 		enforcedIndex: c.EnforcedIndex, compiler: firewall.NewCompiler(),
 		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{}, published: make(chan struct{}),
-		down: map[uint64]bool{}, failed: map[uint64]bool{},
+		down: map[uint64]bool{}, failed: map[uint64]bool{}, released: releasedAddresses{}, ownersFile: c.Owners,
 	}
 }
 
@@ -92,6 +96,7 @@ func (p *Plane) Apply(view *state.View) error {
 		return err
 	}
 	generation := view.Index()
+	before := p.view
 	p.view = view
 	changes := view.Changes()
 	edit := p.sw.Edit(generation)
@@ -108,6 +113,13 @@ func (p *Plane) Apply(view *state.View) error {
 	}
 	p.recompile(edit, changes.Groups, generation)
 	p.removeNetworks(edit, changes.Networks)
+	if before == nil {
+		if err := p.forgetFormer(); err != nil {
+			return err
+		}
+	} else if err := p.storeChanging(); err != nil {
+		return err
+	}
 	p.publish(edit)
 	p.forgetReleased(generation)
 	p.forgotten.Store(generation)
@@ -196,13 +208,18 @@ func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 	return true
 }
 
-// Close removes all ports. The devices remain in their instances.
+// Close removes all ports and closes the file of Owners. The devices remain in their instances.
 func (p *Plane) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, port := range p.sw.Ports() {
 		if err := p.sw.RemovePort(port); err != nil {
 			p.log.Warn("port not closed", "port", port.Name(), "err", err)
+		}
+	}
+	if p.ownersFile != nil {
+		if err := p.ownersFile.Close(); err != nil {
+			p.log.Warn("owners of addresses not closed", "err", err)
 		}
 	}
 }

@@ -10,23 +10,115 @@ import (
 
 // releasedAddresses are the addresses that a View takes from their interfaces, because a lease has
 // ended or an address was unassigned.
-type releasedAddresses struct {
-	private map[ec2.VNI]map[netip.Addr]bool
-	public  map[netip.Addr]bool
+type releasedAddresses map[owned]bool
+
+func (r releasedAddresses) add(vni ec2.VNI, pair ec2.AddressPair) {
+	for _, of := range ownedBy(vni, pair) {
+		r[of] = true
+	}
 }
 
-func (r *releasedAddresses) add(vni ec2.VNI, pair ec2.AddressPair) {
-	if r.private == nil {
-		r.private, r.public = map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
-	}
+// ownedBy returns the addresses of a pair in a network that are not zero.
+func ownedBy(vni ec2.VNI, pair ec2.AddressPair) (all []owned) {
 	if pair.Private.IsValid() {
-		if r.private[vni] == nil {
-			r.private[vni] = map[netip.Addr]bool{}
-		}
-		r.private[vni][pair.Private] = true
+		all = append(all, owned{vni, pair.Private})
 	}
 	if pair.Public.IsValid() {
-		r.public[pair.Public] = true
+		all = append(all, owned{0, pair.Public})
+	}
+	return all
+}
+
+// owners returns the owner of each address that an active lease owns.
+func (p *Plane) owners() map[owned]uint64 {
+	all := make(map[owned]uint64, 2*len(p.leases))
+	for epoch, l := range p.leases {
+		if l.ended {
+			continue
+		}
+		for _, pair := range l.eni.Addresses() {
+			for _, of := range ownedBy(l.eni.VNI, pair) {
+				all[of] = epoch
+			}
+		}
+	}
+	return all
+}
+
+// forgetFormer drops the connections that an earlier daemon has left in the tracker, if the owner of
+// an address of theirs is not the one that it was then. It is called before the first Snapshot with
+// ports, so that no packet meets them. Connections of a private address are compared in the network
+// of their interface. An address that no lease owned or owns, such as a host beyond the uplink,
+// keeps its connections.
+func (p *Plane) forgetFormer() error {
+	p.gained = nil
+	if p.ownersFile == nil {
+		return nil // the tracker is in memory: there was no earlier daemon
+	}
+	now, was := p.owners(), p.ownersFile.stored
+	sameCluster := p.ownersFile.ofCluster(p.view.Seed())
+	n := p.tracker.ForgetAdopted(func(epoch uint64, a netip.Addr) bool {
+		l := p.leases[epoch]
+		switch {
+		case l == nil:
+			return true // the lease has ended
+		case was == nil:
+			return p.unleased(now, l.eni.VNI, a)
+		}
+		return !sameCluster || was[owned{l.eni.VNI, a}] != now[owned{l.eni.VNI, a}] || was[owned{0, a}] != now[owned{0, a}]
+	})
+	if n > 0 {
+		p.log.Info("connections of addresses that have another owner now, or none, dropped", "connections", n)
+	}
+	return p.ownersFile.replace(now)
+}
+
+// unleased reports whether an address belongs to the cluster and to no lease. A release that stored
+// no owners ran before: whether the owner is still the same is not known.
+func (p *Plane) unleased(owners map[owned]uint64, vni ec2.VNI, a netip.Addr) bool {
+	if n, ok := p.view.Network(vni); ok && n.Prefix.Contains(a) {
+		return owners[owned{vni, a}] == nobody
+	}
+	for n := range p.view.Networks() {
+		for _, pool := range n.PublicPools {
+			if pool.Contains(a) {
+				return owners[owned{0, a}] == nobody
+			}
+		}
+	}
+	return false
+}
+
+// storeChanging stores, before a Snapshot is published, that connections of the released addresses
+// are not those of one owner until forgetReleased has dropped them.
+func (p *Plane) storeChanging() error {
+	if p.ownersFile == nil || len(p.released) == 0 {
+		return nil
+	}
+	var some []ownership
+	for of := range p.released {
+		some = append(some, ownership{of, changing})
+	}
+	return p.ownersFile.add(some)
+}
+
+// storeOwners stores the new owners of released and gained addresses.
+func (p *Plane) storeOwners(released releasedAddresses) {
+	gained := p.gained
+	p.gained = nil
+	if p.ownersFile == nil || len(released)+len(gained) == 0 {
+		return
+	}
+	var some []ownership
+	for of := range released {
+		some = append(some, ownership{of, nobody})
+	}
+	err := p.ownersFile.add(append(some, gained...))
+	if err == nil && p.ownersFile.end > p.ownersFile.rewriteAt {
+		err = p.ownersFile.replace(p.owners())
+	}
+	if err != nil {
+		p.log.Warn("the next daemon will drop the connections of addresses that have changed their owner", "err", err)
 	}
 }
 
@@ -37,39 +129,29 @@ func (r *releasedAddresses) add(vni ec2.VNI, pair ec2.AddressPair) {
 func (p *Plane) forgetReleased(generation uint64) {
 	r := p.released
 	p.released = releasedAddresses{}
-	if len(r.private)+len(r.public) == 0 {
-		return
+	if len(r) > 0 {
+		for p.sw.Enforced() < generation {
+			time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
+		}
 	}
-	for p.sw.Enforced() < generation {
-		time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
+	private, public := map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for of := range r {
+		switch {
+		case of.vni == 0:
+			public[of.address] = true
+		case private[of.vni] == nil:
+			private[of.vni] = map[netip.Addr]bool{of.address: true}
+		default:
+			private[of.vni][of.address] = true
+		}
 	}
-	for vni, addresses := range r.private {
+	for vni, addresses := range private {
 		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool { return addresses[a] })
 	}
-	if len(r.public) > 0 {
-		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return r.public[a] })
+	if len(public) > 0 {
+		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return public[a] })
 	}
-}
-
-// ForgetUnleased drops connections that were adopted from the previous daemon if the lease of their
-// remote address has ended since.
-func (p *Plane) ForgetUnleased() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for n := range p.view.Networks() {
-		leased := map[netip.Addr]bool{}
-		for _, l := range p.leases {
-			if l.eni.VNI == n.VNI && !l.ended {
-				for _, a := range l.eni.Addresses() {
-					leased[a.Private] = true
-				}
-			}
-		}
-		zones := p.zones(func(v ec2.VNI) bool { return v == n.VNI })
-		if len(zones) > 0 {
-			p.tracker.Forget(zones, func(a netip.Addr) bool { return n.Prefix.Contains(a) && !leased[a] })
-		}
-	}
+	p.storeOwners(r)
 }
 
 // zones returns the zones of this node's interfaces in the networks for which the function in returns

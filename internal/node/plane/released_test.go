@@ -5,7 +5,6 @@ import (
 	"slices"
 	"testing"
 
-	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/node/plane/planetest"
 )
@@ -111,50 +110,4 @@ func TestConnectionsOfAReleasedPublicAddressAreDropped(t *testing.T) {
 func sorted(all ...netip.Addr) []netip.Addr {
 	slices.SortFunc(all, netip.Addr.Compare)
 	return all
-}
-
-// Connections of an earlier daemon with addresses that nobody has any more are dropped. Those with
-// addresses outside the network, and with interfaces, stay.
-func TestAdoptedConnectionsOfUnleasedAddressesAreDropped(t *testing.T) {
-	w := newWorld(t)
-	wide := w.Group("wide", dns(inside), dns(netip.MustParsePrefix("198.18.0.0/16")), dns(netip.MustParsePrefix(planetest.Laptop+"/32")))
-	a, b := w.register("a", w.Public, wide), w.register("b", w.Public, wide)
-	public := w.Elastic(a.Interface, a.Private)
-	laptop := netip.MustParseAddr(planetest.Laptop)
-	nobody := netip.MustParseAddr("10.0.1.77")
-	if !w.passes(a, udp(a.Private, b.Private, 53), b.device) || !w.fromOutside(udp(laptop, public, 53), a.device) {
-		t.Fatal("packets do not pass")
-	}
-	w.modify(b.Interface, state.ModifyNetworkInterface{Unchecked: new(true)})
-	if !w.passes(b, udp(nobody, a.Private, 53), a.device) { // as a connection whose peer is gone
-		t.Fatal("a packet of a forwarder does not pass")
-	}
-	if got := w.connections(a); !slices.Equal(got, sorted(b.Private, laptop, nobody)) {
-		t.Fatalf("a has connections with %v", got)
-	}
-	w.Plane.ForgetUnleased()
-	if got := w.connections(a); !slices.Equal(got, sorted(b.Private, laptop)) {
-		t.Errorf("a has connections with %v, want %v and %v", got, b.Private, laptop)
-	}
-	// An interface with the address in another network, and an ended lease whose port is still open, do
-	// not count.
-	vpc := w.Do(&state.CreateVPC{Account: planetest.Dev, Region: planetest.Region, CIDR: w.VPC.CIDR}).VPC
-	twin := w.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID, CIDR: w.Public.CIDR}).Subnet
-	same := w.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: planetest.Node, External: ec2.ExternalDevice{Device: "twin"},
-		Spec: state.InterfaceSpec{Subnet: twin.ID, Private: nobody}}).Interface
-	w.attach(same)
-	c := w.register("c", w.Public, wide)
-	w.modify(c.Interface, state.ModifyNetworkInterface{Unchecked: new(true)})
-	w.unregister(b.Interface)
-	for _, from := range []netip.Addr{nobody, b.Private} {
-		if !w.passes(c, udpFrom(40002, from, a.Private, 53), a.device) {
-			t.Fatal("a packet of a forwarder does not pass")
-		}
-	}
-	w.Plane.ForgetUnleased()
-	if got := w.connections(a); !slices.Equal(got, []netip.Addr{laptop}) {
-		t.Errorf("after the lease of b ended a has connections with %v, want %v", got, laptop)
-	}
-	empty := planetest.New(t) // no interfaces: nothing to drop
-	empty.Plane.ForgetUnleased()
 }

@@ -14,6 +14,7 @@ import (
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/node/plane"
 	vswitch "palisade/switch"
 	"palisade/switch/tap/taptest"
@@ -88,8 +89,10 @@ type Fixture struct {
 	EnforcedIndex *plane.EnforcedIndex
 	Uplink        *taptest.Device
 	Log           *bytes.Buffer // what the Plane and the Switch have logged
+	Now           time.Time     // the stamp of the next command
 
 	Network
+	arena string // path of the file of connections
 }
 
 // New makes a Fixture, which is closed when the test ends.
@@ -110,29 +113,65 @@ func New(t *testing.T) *Fixture {
 // NewWith makes a Fixture without a state.
 func NewWith(t *testing.T, index *plane.EnforcedIndex) *Fixture {
 	t.Helper()
-	f := &Fixture{T: t, State: state.NewState(), Log: new(bytes.Buffer), EnforcedIndex: index}
+	f := &Fixture{T: t, State: state.NewState(), Log: new(bytes.Buffer), EnforcedIndex: index, Now: time.Unix(1e9, 0), arena: filepath.Join(bootfiletest.Dir(t), "arena")}
+	f.Start()
+	t.Cleanup(func() { f.Stop() })
+	return f
+}
+
+// Start makes the Plane, the Switch and the Tracker, with what an earlier Plane left in its files.
+func (f *Fixture) Start() {
+	f.Helper()
 	log := slog.New(slog.NewTextHandler(f.Log, nil))
 	var err error
-	if f.Tracker, err = conntrack.Open(conntrack.Config{}); err != nil {
-		t.Fatal(err)
+	if f.Plane != nil {
+		if f.EnforcedIndex, err = plane.OpenEnforcedIndex(f.EnforcedIndex.Path()); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if f.Tracker, err = conntrack.Open(conntrack.Config{Path: f.arena, Capacity: 16384, Untracked: 4096}); err != nil {
+		f.Fatal(err)
+	}
+	owners, err := plane.OpenOwners(f.OwnersFile())
+	if err != nil {
+		f.Fatal(err)
 	}
 	if f.Switch, err = vswitch.New(vswitch.Config{Tracker: f.Tracker, Logger: log}); err != nil {
-		t.Fatal(err)
+		f.Fatal(err)
 	}
 	f.Plane = plane.New(plane.Config{
-		Node: Node, MTU: 1500, Switch: f.Switch, Tracker: f.Tracker, EnforcedIndex: f.EnforcedIndex, Logger: log,
-	})
-	t.Cleanup(func() {
-		f.Plane.Close()
-		if err := f.Tracker.Close(); err != nil {
-			t.Error(err)
-		}
+		Node: Node, MTU: 1500, Switch: f.Switch, Tracker: f.Tracker, EnforcedIndex: f.EnforcedIndex, Owners: owners, Logger: log,
 	})
 	f.Uplink = f.Device()
 	if err := f.Plane.AddUplink(f.Uplink, ec2.MAC{2, 0, 0, 0, 0, 1}); err != nil {
-		t.Fatal(err)
+		f.Fatal(err)
 	}
-	return f
+}
+
+// ArenaFile and OwnersFile return the paths of files that the Plane leaves for the next one.
+func (f *Fixture) ArenaFile() string  { return f.arena }
+func (f *Fixture) OwnersFile() string { return f.arena + ".owners" }
+
+// Stop ends the Plane, as if its daemon had been killed.
+func (f *Fixture) Stop() {
+	f.Helper()
+	f.Plane.Close()
+	if err := f.Tracker.Close(); err != nil {
+		f.Error(err)
+	}
+}
+
+// Restart makes another Plane after Stop. Like a daemon, it gets the State in one View, gives the
+// interfaces their ports, and drops what belongs to no interface.
+func (f *Fixture) Restart(attached ...*ec2.Interface) {
+	f.Helper()
+	f.Start()
+	f.View = nil
+	f.CatchUp()
+	for _, eni := range attached {
+		f.Attach(eni)
+	}
+	f.Tracker.PurgeUnknown()
 }
 
 // AddNode makes a node another member of the cluster, in Node's zone.
@@ -154,7 +193,7 @@ func (f *Fixture) Device() *taptest.Device {
 // Decide applies a request to the State but not to the Plane.
 func (f *Fixture) Decide(r state.Request) state.Result {
 	f.Helper()
-	result, err := f.State.Apply(f.State.Index()+1, state.Command{Time: time.Unix(1e9, 0), Request: r})
+	result, err := f.State.Apply(f.State.Index()+1, state.Command{Time: f.Now, Request: r})
 	if err != nil {
 		f.Fatalf("%T: %v", r, err)
 	}
