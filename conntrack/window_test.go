@@ -48,6 +48,7 @@ func TestSegmentsOutsideTheWindowsAreStrays(t *testing.T) {
 		{"a reset in the window", true, rst, 3005, 0, 0, true},
 		{"a reset outside of the window", true, rst, 3002 + 65_535, 0, 0, false},
 		{"a reset with an empty acknowledgment", true, rst | ack, 3001, 0, 0, true},
+		{"a reset that acknowledges an unsent byte", true, rst | ack, 3001, 9001, 0, false},
 		{"a FIN after the window", true, fin | ack, 3002 + 65_535, 6001, 0, false},
 		{"next byte of the other end", false, ack, 6001, 3001, 100, true},
 		{"after the window of the other end", false, ack, 6002 + 65_535, 3001, 1, false},
