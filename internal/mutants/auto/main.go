@@ -58,8 +58,8 @@ func main() {
 const packages = "conntrack firewall switch internal/packet internal/node/plane cluster cluster/gossip"
 
 // beside has the packages whose tests are also those of another package: tunnels are tested with both
-// of their ends.
-var beside = map[string][]string{"switch": {"switch/overlay"}}
+// of their ends, and the tracker's reference model judges what the pipeline does with it.
+var beside = map[string][]string{"switch": {"switch/overlay"}, "conntrack": {"switch"}}
 
 type options struct {
 	seed        uint64
