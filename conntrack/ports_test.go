@@ -250,3 +250,26 @@ func TestICMPErrorAboutAStaleConnectionIsNotRelated(t *testing.T) {
 		}
 	}
 }
+
+// Ports beyond the bound of ranges are lost too, because the newest range is widened.
+func TestManyLostPortsAreAllKnown(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	var opened []conntrack.Ports
+	for i := range uint16(200) {
+		opened = append(opened, conntrack.Ports{Protocol: 17, From: 1000 + 10*i, To: 1001 + 10*i})
+	}
+	z.SetOpen(opened, 0)
+	z.SetOpen(nil, 0)
+	for i := range uint16(200) {
+		for _, port := range []uint16{1000 + 10*i, 1001 + 10*i} {
+			if got, _ := z.Lost(17, port, time.Second); !got {
+				t.Errorf("port %d is not lost", port)
+			}
+		}
+	}
+	for _, port := range []uint16{999, 1002, 3000} {
+		if got, _ := z.Lost(17, port, time.Second); got {
+			t.Errorf("port %d is lost, and was never open", port)
+		}
+	}
+}

@@ -281,3 +281,109 @@ func TestLargerZoneEvictsNoConnectionOfASmallerOne(t *testing.T) {
 		t.Errorf("%d of %d connections were evicted for a zone that has more", lost, held)
 	}
 }
+
+// A reset of the end that opened the connection ends it before it is answered.
+func TestResetEndsAHalfOpenConnection(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rst  *packet.Packet
+		want string
+	}{
+		"of the opening end":                  {segment(true, packet.RST, 1001, 0, 0), "closed"},
+		"of the opening end, another number":  {segment(true, packet.RST, 1002, 0, 0), "syn-sent"},
+		"of the other end":                    {segment(false, packet.RST|packet.ACK, 0, 1001, 0), "closed"},
+		"of the other end, acknowledges else": {segment(false, packet.RST|packet.ACK, 0, 1000, 0), "syn-sent"},
+		"of the other end, without an ACK":    {segment(false, packet.RST, 1001, 1001, 0), "syn-sent"},
+	} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		admit(z, segment(true, packet.SYN, 1000, 0, 0), 0, conntrack.Admission{Revision: rules})
+		observe(z, tt.rst, 0, rules)
+		if c := only(t, tr, 0); c.State != tt.want {
+			t.Errorf("a reset %s: the connection is %v, want %s", name, c, tt.want)
+		}
+	}
+}
+
+// Some hosts acknowledge nothing in a reset although they set ACK. Other segments must acknowledge what
+// was sent.
+func TestResetNeedsNoAcknowledgment(t *testing.T) {
+	const far = 1 << 31 // alice's first number, from which 0 is far away
+	for name, tt := range map[string]struct {
+		p    *packet.Packet
+		want conntrack.Status
+	}{
+		"a reset":                {segment(true, packet.RST|packet.ACK, 1001, 0, 0), conntrack.Live},
+		"a reset that is wrong":  {segment(true, packet.RST|packet.ACK, 1001, 7, 0), conntrack.New},
+		"another segment":        {segment(true, packet.ACK, 1001, 0, 0), conntrack.New},
+		"an acknowledging reset": {segment(true, packet.RST|packet.ACK, 1001, far+1, 0), conntrack.Live},
+	} {
+		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+		admit(z, segment(true, packet.SYN, 1000, 0, 0), 0, conntrack.Admission{Revision: rules})
+		expect(t, z, segment(false, packet.SYN|packet.ACK, far, 1001, 0), 0, rules, conntrack.Live)
+		expect(t, z, segment(true, packet.ACK, 1001, far+1, 0), 0, rules, conntrack.Live)
+		if got := observe(z, tt.p, 0, rules).Status; got != tt.want {
+			t.Errorf("%s without an acknowledgment: %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// An entry that is made for a reply has its connection's state: its handshake is complete, unless the
+// reply is the SYN+ACK.
+func TestEntryOfAReplyIsEstablished(t *testing.T) {
+	for flags, want := range map[uint8]string{packet.ACK: "established", packet.SYN | packet.ACK: "syn-received"} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		admit(z, back(pkt(6, 40000, 22, 0), flags), 0, conntrack.Admission{Revision: rules, Reversed: true})
+		if c := only(t, tr, 0); c.State != want || !c.Outside || c.Flow != pkt(6, 40000, 22, 0).Flow {
+			t.Errorf("a reply with flags %x made %v, want %s, opened by the peer", flags, c, want)
+		}
+	}
+}
+
+// An untracked SYN ends a connection that was untracked too, or is over.
+func TestUntrackedSYNEndsUntrackedAndClosedConnections(t *testing.T) {
+	for name, untracked := range map[string]bool{"untracked": true, "closed": false} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		syn := pkt(6, 40000, 22, packet.SYN)
+		admit(z, syn, 0, conntrack.Admission{Revision: rules, Untracked: untracked})
+		observe(z, back(syn, packet.SYN|packet.ACK), 0, rules)
+		observe(z, pkt(6, 40000, 22, packet.ACK), 0, rules)
+		if !untracked {
+			expect(t, z, pkt(6, 40000, 22, packet.RST), 0, rules, conntrack.Live)
+		}
+		var u conntrack.Tuple
+		z.Identify(&u, syn)
+		z.ReuseUntracked(syn, &u, conntrack.In, 0)
+		if use := tr.Usage(); use.Tracked+use.Untracked != 0 {
+			t.Errorf("an earlier connection, %s, stayed after the SYN of the next: %+v", name, use)
+		}
+	}
+}
+
+// Reserves take at most three quarters of the capacity; later zones have the surplus alone.
+func TestReservesLeaveAQuarterForAll(t *testing.T) {
+	tr := open(t, conntrack.Config{Capacity: 65_536, Reserve: 16_384, Ceiling: 65_536})
+	var zones []*conntrack.Zone
+	for epoch := range uint64(5) {
+		zones = append(zones, tr.AddZone(epoch+1, conntrack.Timeouts{}))
+	}
+	for i, want := range []int{32_768, 32_768, 32_768, 16_384, 16_384} {
+		if got := zones[i].Allowance().Available; got != want {
+			t.Errorf("zone %d can open %d connections, want %d", i, got, want)
+		}
+	}
+}
+
+// An interface may also send errors, about packets that it received.
+func TestSentErrorIsRelatedToTheReceivedPacket(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	sent := &packet.Packet{Flow: packet.Flow{Src: alice, Dst: bob, Protocol: 1}, IsICMPError: true, ICMPType: 3, HasQuoted: true, Quoted: syn.Flow}
+	if !z.Related(sent, conntrack.Out, 0, rules) {
+		t.Error("an error that alice sends about bob's packet is not related")
+	}
+	if z.Related(sent, conntrack.In, 0, rules) {
+		t.Error("an error in the direction of the packet that it is about is related")
+	}
+}
