@@ -65,12 +65,13 @@ func TestSwitchHasNetworksSubnetsAndRoutesOfTheState(t *testing.T) {
 		w.Do(&state.AttachInternetGateway{Account: planetest.Dev, Region: planetest.Region, Gateway: w.Gateway.ID, VPC: to})
 	}
 	attach(other.ID)
+	w.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: w.VPC.ID, CIDR: netip.MustParsePrefix("10.0.4.0/24")}) // its routes are made anew
 	leads("with its gateway at another VPC", vswitch.Nowhere, true)
 	w.Do(&state.DetachInternetGateway{Account: planetest.Dev, Region: planetest.Region, Gateway: w.Gateway.ID, VPC: other.ID})
 	attach(w.VPC.ID)
 	leads("with its gateway back", vswitch.Internet, true)
-	if n := len(w.network(w.VPC.VNI).Subnets); n != 2 {
-		t.Errorf("the VPC has %d subnets, want 2", n)
+	if n := len(w.network(w.VPC.VNI).Subnets); n != 3 {
+		t.Errorf("the VPC has %d subnets, want 3", n)
 	}
 
 	w.Do(&state.DeleteRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: w.Table.ID, Destination: planetest.Everywhere})
