@@ -148,6 +148,12 @@ func TestUntrackedSYNEndsOnlyEarlierConnections(t *testing.T) {
 	}
 	admit(z, first, 0, conntrack.Admission{Revision: rules})
 	expect(t, z, segment(false, packet.SYN|packet.ACK, 5000, 1001, 0), 0, rules, conntrack.Live)
+	reuse(z, back(first, packet.SYN))
+	expect(t, z, pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
+	tr.RemoveZone(z)
+	z = tr.AddZone(2, conntrack.Timeouts{})
+	admit(z, first, 0, conntrack.Admission{Revision: rules})
+	expect(t, z, segment(false, packet.SYN|packet.ACK, 5000, 1001, 0), 0, rules, conntrack.Live)
 	reuse(z, syn)
 	if got := tr.Usage().Tracked; got != 0 {
 		t.Errorf("a half-open connection stayed after its SYN+ACK and the SYN of the next: %d connections", got)
