@@ -13,6 +13,32 @@ import (
 	"palisade/ec2/state"
 )
 
+// directoryCases are the names and keys that a directory gets, and whether it admits the node and lets
+// it call Raft.
+var directoryCases = []struct {
+	current       bool
+	node, key     string
+	admits, leads bool
+}{
+	{true, "voter", "voter", true, true},
+	{true, "voter", "other", false, false},
+	{true, "voter", "", false, false},
+	{true, "other", "other", true, false},
+	{true, "other", "voter", false, false},
+	{true, "fenced", "fenced", false, false},
+	{true, "nobody", "nobody", false, false},
+	{true, "new", "new", false, false},
+	{false, "new", "new", true, true},
+	{false, "new", "voter", false, false},
+	{false, "new", "", false, false},
+	{false, "new-other", "new-other", true, false},
+	{false, "fenced", "fenced", false, true}, // it is not admitted, so it never asks
+	{false, "other", "other", true, true},
+	{false, "nobody", "new", false, false},
+	{false, "voter", "voter", true, true},
+	{false, "voter", "new", false, false},
+}
+
 // A name and a key of the node table open the node, each alone opens nothing. What a voter has said of a
 // node counts with the same key alone, and only until this node is current.
 func TestDirectoryChecksNameAndKey(t *testing.T) {
@@ -34,29 +60,7 @@ func TestDirectoryChecksNameAndKey(t *testing.T) {
 		{Node: "fenced", PublicKey: []byte("key of fenced"), Votes: true},
 		{Node: "other", PublicKey: []byte("key of other"), Votes: true},
 	}
-	for _, tt := range []struct {
-		current       bool
-		node, key     string
-		admits, leads bool
-	}{
-		{true, "voter", "voter", true, true},
-		{true, "voter", "other", false, false},
-		{true, "voter", "", false, false},
-		{true, "other", "other", true, false},
-		{true, "other", "voter", false, false},
-		{true, "fenced", "fenced", false, false},
-		{true, "nobody", "nobody", false, false},
-		{true, "new", "new", false, false},
-		{false, "new", "new", true, true},
-		{false, "new", "voter", false, false},
-		{false, "new", "", false, false},
-		{false, "new-other", "new-other", true, false},
-		{false, "fenced", "fenced", false, true}, // it is not admitted, so it never asks
-		{false, "other", "other", true, true},
-		{false, "nobody", "new", false, false},
-		{false, "voter", "voter", true, true},
-		{false, "voter", "new", false, false},
-	} {
+	for _, tt := range directoryCases {
 		d.mu.Lock()
 		d.current, d.vouched = false, nil
 		d.mu.Unlock()
