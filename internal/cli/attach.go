@@ -57,7 +57,10 @@ the interface's groups decide what it may send and receive, and can change while
 
 A namespace gets a device, configured. A machine keeps its TAP and a container its veth, which the
 node moves into a namespace of its own once it is open, so that the host cannot use it. The machine
-must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.`,
+must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.
+
+Ask a voter: its operator may attach at every node (--at). palisade detach can also be asked of the
+node where the interface is attached.`,
 		Example: `  palisade attach --netns cache --subnet subnet-0a1b2c3d --group web
   palisade attach --tap vm0 --subnet subnet-0a1b2c3d --group web --public --label db
   palisade detach --netns cache`,
@@ -100,6 +103,7 @@ must use the MAC, address, gateway and MTU that are printed. palisade detach und
 	cmd.Flags().BoolVar(&public, "public", false, "give it a public address; --public=false gives none (default: the subnet's setting)")
 	cmd.Flags().StringVar(&r.Label, "label", "", "the `TEXT` of its tag Name")
 	cmd.Flags().StringVar(&eni, "interface", "", "use the existing interface `ID`")
+	cmd.Flags().StringVar((*string)(&r.Node), "at", "", "the `NODE` where the namespace or device is (default: the node that is asked, which must be a voter)")
 	choice.flags(cmd)
 	return cmd
 }

@@ -102,31 +102,29 @@ func (n *Node) checksSignatures() bool {
 	return ok && self.Votes() && (view.SealKey() == "" || n.keys.has(view.SealKey()))
 }
 
-// handleAPI registers the handler of methodAPI. The request is checked as if this node had received it from
-// the client: nothing that the other node says about it counts, but the client's address, which the audit
-// record shows beside the node's name.
-func (n *Node) handleAPI() {
-	n.peer.Handle(methodAPI, func(ctx context.Context, from string, body []byte) ([]byte, error) {
-		if m, ok := n.cluster.View().Node(ec2.NodeID(from)); !ok || !m.Member() {
-			return nil, fmt.Errorf("%s is not a member in the state of %s", from, n.config.Name)
-		}
-		q := &query.Received{}
-		var err error
-		if q.Body, err = unpackMessage(body, q, wire.MaxBody); err != nil {
-			return nil, err
-		}
-		if !n.checksSignatures() {
-			return nil, &peer.RemoteError{Code: cluster.CodeNotLeader, Text: fmt.Sprintf("%s cannot check signatures", n.config.Name)}
-		}
-		reply, err := n.api.Answer(ctx, q, ec2.NodeID(from))
-		if errors.Is(err, query.ErrElsewhere) {
-			return nil, &peer.RemoteError{Code: cluster.CodeNotLeader, Text: fmt.Sprintf("%s does not lead", n.config.Name)}
-		}
-		if err != nil {
-			return nil, err
-		}
-		return packMessage(reply, reply.Body)
-	})
+// passedOn handles methodAPI. It checks the request as if this node had received it from the client: nothing
+// that the other node says about it counts, but the client's address, which the audit record shows beside
+// the node's name.
+func (n *Node) passedOn(ctx context.Context, from string, body []byte) ([]byte, error) {
+	if m, ok := n.cluster.View().Node(ec2.NodeID(from)); !ok || !m.Member() {
+		return nil, fmt.Errorf("%s is not a member in the state of %s", from, n.config.Name)
+	}
+	q := &query.Received{}
+	var err error
+	if q.Body, err = unpackMessage(body, q, wire.MaxBody); err != nil {
+		return nil, err
+	}
+	if !n.checksSignatures() {
+		return nil, &peer.RemoteError{Code: cluster.CodeNotLeader, Text: fmt.Sprintf("%s cannot check signatures", n.config.Name)}
+	}
+	reply, err := n.api.Answer(ctx, q, ec2.NodeID(from))
+	if errors.Is(err, query.ErrElsewhere) {
+		return nil, &peer.RemoteError{Code: cluster.CodeNotLeader, Text: fmt.Sprintf("%s does not lead", n.config.Name)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return packMessage(reply, reply.Body)
 }
 
 func unpackReply(data []byte) (*query.Reply, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +19,8 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query"
+	"palisade/ec2/state"
+	"palisade/internal/node/control"
 )
 
 const createWeb = "Action=CreateSecurityGroup&Version=2016-11-15&GroupName=web&GroupDescription=x"
@@ -142,5 +145,35 @@ func TestForwardedRequestEndsWithItsClient(t *testing.T) {
 	cancel()
 	if got := two.ask(signed(t, createWeb, plainText).WithContext(ctx)); got.Code == http.StatusOK {
 		t.Error("the request of a client that is gone was answered")
+	}
+}
+
+func TestFencedNodePassesNothingOn(t *testing.T) {
+	one, two := withoutKey(t)
+	if _, err := request[control.NodeChange](t, one, "POST", "/v1/cluster/fence", control.NodeRequest{Node: "node2"}); err != nil {
+		t.Fatal(err)
+	}
+	r := signed(t, createWeb, plainText)
+	body, err := packMessage(&query.Received{Method: r.Method, Host: r.Host, Header: r.Header}, []byte(createWeb))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.peer.Call(t.Context(), "node1", methodAPI, body); err == nil {
+		t.Error("a fenced node passed a request on")
+	}
+	if _, err := one.passedOn(t.Context(), "node2", body); err == nil {
+		t.Error("the handler took a request of a fenced node, whose connection was still open")
+	}
+	if _, ok := one.cluster.View().GroupNamed(albert, "us-east-1", "", "web"); ok {
+		t.Error("the request of a fenced node created the group")
+	}
+}
+
+// TestOnlyTheLeaderMakesCommands: the API's backend of a node that does not lead hands nothing in.
+func TestOnlyTheLeaderMakesCommands(t *testing.T) {
+	_, two := withoutKey(t)
+	cmd := state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: "us-east-1", Name: "web", Description: "x"}}
+	if _, _, err := (backend{two.Node}).Apply(t.Context(), cmd); !errors.Is(err, query.ErrElsewhere) {
+		t.Errorf("apply at node2: error %v, want ErrElsewhere", err)
 	}
 }

@@ -141,7 +141,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	}
 	n.peer.HandleJoin(n.admit)
 	n.handleKey()
-	n.handleAPI()
+	n.peer.Handle(methodAPI, n.passedOn)
 	n.handleRotation()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
 	return err

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,6 +66,9 @@ func (p *Peer) Handle(method string, h Handler) {
 	}
 	p.handlers[method] = h
 }
+
+// Methods returns the names of all methods that have a handler.
+func (p *Peer) Methods() []string { return slices.Sorted(maps.Keys(p.handlers)) }
 
 // Call calls a method of node and returns the answer. The handler's context ends at ctx's deadline.
 // Calls to one node share connections. A *RemoteError comes from the remote node. After

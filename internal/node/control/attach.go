@@ -18,6 +18,7 @@ import (
 // AttachRequest is the body of POST /v1/attach. It attaches an interface to a network namespace, or
 // to a TAP or veth of the host. The interface exists already, or is created in Subnet and Groups.
 type AttachRequest struct {
+	Node      ec2.NodeID      `json:"node,omitempty"`      // where; "": the node that is asked
 	Namespace string          `json:"namespace,omitempty"` // below /run/netns; "": a device of the host
 	Device    string          `json:"device"`              // of the host; or its new name in the namespace, where "" is the next unused
 	Subnet    ec2.SubnetID    `json:"subnet,omitempty"`
@@ -57,7 +58,7 @@ type DetachRequest struct {
 
 func (s *Server) handleAttachments(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/outside", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.attachments()) })
-	mux.HandleFunc("POST /v1/attach", post(s.attach))
+	mux.HandleFunc("POST /v1/attach", post(decision(s, s.attach)))
 	mux.HandleFunc("POST /v1/detach", post(s.detach))
 }
 
@@ -95,12 +96,16 @@ func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 	if !s.Ready() {
 		return nil, errors.New("this node is not ready")
 	}
+	r.Node = cmp.Or(r.Node, s.Node)
 	view, err := s.Cluster.ReadView(ctx)
 	if err != nil {
 		return nil, err
 	}
 	register, err := s.registration(view, r)
 	if err != nil {
+		return nil, err
+	}
+	if register.External, err = s.attachableAt(ctx, r.Node, register.External); err != nil {
 		return nil, err
 	}
 	result, index, err := s.Cluster.Apply(ctx, state.Command{Request: register, Audit: s.byOperator("RegisterInterface", map[string]string{
@@ -111,25 +116,18 @@ func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 		return nil, err
 	}
 	id := result.Interface.ID
-	if !s.Plane.Wait(ctx, index) {
-		return nil, fmt.Errorf("%s is registered, but the switch does not enforce that yet", id)
-	}
-	if err := s.Fleet.Settle(ctx, id); err != nil {
+	status, err := s.attachedAt(ctx, r.Node, attachedQuestion{id, index})
+	if err != nil {
 		_, undo := s.detach(ctx, DetachRequest{Interface: id})
 		return nil, errors.Join(err, undo)
 	}
-	view = s.Plane.View()
-	eni, ok := view.Interface(id)
-	if !ok || eni.External == nil {
-		return nil, fmt.Errorf("%s was detached meanwhile", id)
-	}
-	return s.attachmentStatus(view, eni), nil
+	return status, nil
 }
 
 // registration returns the command for a request, with names of groups replaced by ids. It returns an
-// error if the interface cannot be attached at this node.
+// error if the interface cannot be attached at the request's node.
 func (s *Server) registration(view *state.View, r AttachRequest) (*state.RegisterInterface, error) {
-	q := &state.RegisterInterface{Node: s.Node, External: ec2.ExternalDevice{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
+	q := &state.RegisterInterface{Node: r.Node, External: ec2.ExternalDevice{Namespace: r.Namespace, Device: r.Device}, Interface: r.Interface, Public: r.Public}
 	if r.Label != "" {
 		q.Tags = map[string]string{"Name": r.Label}
 	}
@@ -160,10 +158,7 @@ func (s *Server) registration(view *state.View, r AttachRequest) (*state.Registe
 			q.Spec.Groups = append(q.Spec.Groups, g.ID)
 		}
 	}
-	if err := s.checkZone(view, cmp.Or(r.Subnet, subnetOf(view, r.Interface))); err != nil {
-		return nil, err
-	}
-	return q, s.Fleet.CheckHostAttachment(&q.External)
+	return q, checkZone(view, r.Node, cmp.Or(r.Subnet, subnetOf(view, r.Interface)))
 }
 
 func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
@@ -173,9 +168,9 @@ func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
 	return ""
 }
 
-// checkZone returns an error if this node is not in the zone of a subnet. The error names nodes that
-// are in the zone.
-func (s *Server) checkZone(view *state.View, id ec2.SubnetID) error {
+// checkZone returns an error if a node is not in the zone of a subnet. The error names nodes that are in
+// the zone.
+func checkZone(view *state.View, node ec2.NodeID, id ec2.SubnetID) error {
 	subnet, ok := view.Subnet(id)
 	if !ok {
 		return fmt.Errorf("there is no subnet %q", id)
@@ -184,13 +179,13 @@ func (s *Server) checkZone(view *state.View, id ec2.SubnetID) error {
 	for row := range view.Nodes() {
 		switch {
 		case row.Zone != subnet.Zone || !row.Member():
-		case row.ID == s.Node:
+		case row.ID == node:
 			return nil
 		default:
 			others = append(others, string(row.ID))
 		}
 	}
-	return fmt.Errorf("%s is in availability zone %s, and this node is not: use --node %s", id, subnet.Zone, strings.Join(others, " or --node "))
+	return fmt.Errorf("%s is in availability zone %s, and %s is not: use --node %s", id, subnet.Zone, node, strings.Join(others, " or --node "))
 }
 
 func (s *Server) detach(ctx context.Context, r DetachRequest) (any, error) {

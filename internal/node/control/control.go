@@ -92,6 +92,7 @@ func New(c Config) *Server {
 	s := &Server{c}
 	if c.Peer != nil {
 		s.handleTrace()
+		s.handleAttach()
 		c.Peer.Handle(methodConnections, s.answerConnections)
 	}
 	return s
@@ -132,18 +133,18 @@ func (s *Server) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /v1/cluster/snapshot", s.backupHandler)
 	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.accounts()) })
-	mux.HandleFunc("POST /v1/accounts", post(s.createAccounts))
-	mux.HandleFunc("POST /v1/accounts/keys", post(s.changeKey))
+	mux.HandleFunc("POST /v1/accounts", post(decision(s, s.createAccounts)))
+	mux.HandleFunc("POST /v1/accounts/keys", post(decision(s, s.changeKey)))
 	mux.HandleFunc("GET /v1/vpcs", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.vpcs()) })
-	mux.HandleFunc("POST /v1/vpcs/tracking", post(s.setTracking))
+	mux.HandleFunc("POST /v1/vpcs/tracking", post(decision(s, s.setTracking)))
 	mux.HandleFunc("GET /v1/cut", s.cutHandler)
-	mux.HandleFunc("POST /v1/cut", post(s.cut))
+	mux.HandleFunc("POST /v1/cut", post(decision(s, s.cut)))
 	s.handleAttachments(mux)
-	mux.HandleFunc("POST /v1/cluster/token", post(s.newToken))
-	mux.HandleFunc("POST /v1/cluster/fence", post(s.fence))
-	mux.HandleFunc("POST /v1/cluster/remove", post(s.remove))
+	mux.HandleFunc("POST /v1/cluster/token", post(decision(s, s.newToken)))
+	mux.HandleFunc("POST /v1/cluster/fence", post(decision(s, s.fence)))
+	mux.HandleFunc("POST /v1/cluster/remove", post(decision(s, s.remove)))
 	mux.HandleFunc("GET /v1/cluster/rotations", func(w http.ResponseWriter, r *http.Request) { answer(w, s.Rotations(r.Context())) })
-	mux.HandleFunc("POST /v1/cluster/rotate", post(s.rotate))
+	mux.HandleFunc("POST /v1/cluster/rotate", post(decision(s, s.rotate)))
 	return mux
 }
 
