@@ -42,6 +42,17 @@ func (f *attachedFlags) target() string {
 	return f.device
 }
 
+const attachHelp = `Create an interface in a subnet, and attach it to a network namespace or to a virtual machine
+that exists on the node. The namespace or machine is then a member of the VPC like an instance:
+the interface's groups decide what it may send and receive, and can change while it runs.
+
+A namespace gets a device, configured. A machine keeps its TAP and a container its veth, which the
+node moves into a namespace of its own once it is open, so that the host cannot use it. The machine
+must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.
+
+Ask a voter: its operator may attach at every node (--at). palisade detach can also be asked of the
+node where the interface is attached.`
+
 func newAttachCommand() *cobra.Command {
 	var choice nodeChoice
 	var at attachedFlags
@@ -51,16 +62,7 @@ func newAttachCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "attach {--netns NAME | --tap DEVICE} {--subnet ID --group GROUP... | --interface ID}",
 		Short: "Attach a namespace or a virtual machine to a VPC",
-		Long: `Create an interface in a subnet, and attach it to a network namespace or to a virtual machine
-that exists on the node. The namespace or machine is then a member of the VPC like an instance:
-the interface's groups decide what it may send and receive, and can change while it runs.
-
-A namespace gets a device, configured. A machine keeps its TAP and a container its veth, which the
-node moves into a namespace of its own once it is open, so that the host cannot use it. The machine
-must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.
-
-Ask a voter: its operator may attach at every node (--at). palisade detach can also be asked of the
-node where the interface is attached.`,
+		Long:  attachHelp,
 		Example: `  palisade attach --netns cache --subnet subnet-0a1b2c3d --group web
   palisade attach --tap vm0 --subnet subnet-0a1b2c3d --group web --public --label db
   palisade detach --netns cache`,
