@@ -19,7 +19,7 @@ RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula
 install = @missing=; for need in $(1); do command -v $${need%%:*} >/dev/null || test -e $${need%%:*} || missing="$$missing $${need\#\#*:}"; done; \
 	test -z "$$missing" || { echo "installing:$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; }
 
-.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants mutate soak bench bench-scale bench-ablate bench-check bench-micro bench-profile bench-nodes bench-api bench-docs config-docs lint clean
+.PHONY: build setup setup-clients setup-rivals demo test unit scenarios fuzz mutants mutate soak bench bench-scale bench-ablate bench-check bench-connections bench-micro bench-profile bench-nodes bench-api bench-docs config-docs lint clean
 
 build: ## bin/palisade and its ec2-* names beside it
 	go build -trimpath -o bin/palisade ./cmd/palisade
@@ -83,6 +83,10 @@ bench-ablate: setup build ## the cost of each part of the switch, by leaving it 
 
 bench-check: setup build ## palisade beside the relay alone, against the bounds in internal/bench/testdata
 	bin/palisade bench --check
+
+bench-connections: ## a million connections: memory, look-ups, pauses of the garbage collector
+	go test -count=1 -run TestMillion -bench LookupAmongMillion -benchtime 500000x -v ./conntrack
+	go test -count=1 -run '^$$' -bench GCPauseWithMillion -benchtime 50x ./conntrack
 
 bench-micro: ## one frame, one look-up, one checksum, without system calls
 	go test -run '^$$' -bench . -benchtime 300ms -count 6 ./switch ./firewall ./conntrack ./internal/packet ./switch/overlay

@@ -168,7 +168,7 @@ func (l *Lab) CrashNode(ctx context.Context, node string) error {
 		}
 		return netlink.LinkDel(link)
 	})
-	for _, file := range []string{l.arena(node), l.apiSocket(node), l.controlSocket(node)} {
+	for _, file := range []string{l.arena(node), l.arena(node) + ".owners", l.apiSocket(node), l.controlSocket(node)} {
 		err = errors.Join(err, os.RemoveAll(file))
 	}
 	if err != nil {

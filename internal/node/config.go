@@ -41,7 +41,10 @@ type Config struct {
 	// ControlSocket is the path of the Unix socket that the palisade command asks. Required; created at
 	// each start, for root only. Two nodes with one path replace each other's socket.
 	ControlSocket string `toml:"control_socket"`
-	// Arena is the path of the file that holds the tracked connections; it must be on a tmpfs. Default:
+	// Arena is the path of the file that holds the tracked connections; a file beside it, with
+	// ".owners" after its name, has the owners of their addresses. Both must be on a tmpfs, belong to the
+	// daemon's user and have mode 0600, else the daemon does not start; their directory must not let
+	// others replace them. Files of another boot are emptied, which is logged. Default:
 	// none; the connections are in the daemon's memory, and end when the daemon restarts.
 	Arena string `toml:"arena"`
 
