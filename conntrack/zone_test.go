@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -23,7 +24,7 @@ func crashed(t *testing.T, path string) *conntrack.Tracker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := filepath.Join(t.TempDir(), "arena")
+	next := filepath.Join(bootfiletest.Dir(t), "arena")
 	if err := os.WriteFile(next, now, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func crashed(t *testing.T, path string) *conntrack.Tracker {
 
 // Each decision about a connection is in force after a crash: no entry is left half written.
 func TestDecisionsSurviveACrash(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "arena")
+	path := filepath.Join(bootfiletest.Dir(t), "arena")
 	z := open(t, conntrack.Config{Path: path}).AddZone(1, conntrack.Timeouts{})
 	cut, kept := pkt(17, 1, 53, 0), pkt(17, 2, 53, 0)
 	for _, p := range []*packet.Packet{cut, kept} {
