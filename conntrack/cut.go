@@ -57,26 +57,26 @@ func (s *shard) cut(now time.Duration, match func(Connection) bool, ended map[pa
 	return n
 }
 
-// noteSYN keeps in a connection that was cut that the rules admitted a SYN of direction w on its
+// noteSYNOfCut notes in a connection that was cut that the rules admitted a SYN of direction w on its
 // ports, and reports whether it did. how is synUntracked if they admitted it untracked, else 0. If
 // the old connection was tracked and the new one is not, or the other way round, the old one stays
 // cut: its entry is in the other pool.
-func (e *entry) noteSYN(w way, how tcpFlags) bool {
+func (s *shard) noteSYNOfCut(e *entry, p *packet.Packet, w way, how tcpFlags) bool {
 	if w != original || e.has(isUntracked) != (how == synUntracked) {
 		return false
 	}
-	e.tcp = e.tcp&^synUntracked | synNoted | how
+	s.noteSYN(e, p, how)
 	return true
 }
 
 // admitToCut is Admit for a packet with the ports of a connection that was cut. A SYN passes, and is
 // noted. Another packet was on its way when the connection was cut.
-func (z *Zone) admitToCut(e *entry, p *packet.Packet, w way, a Admission) verdict.Verdict {
+func (z *Zone) admitToCut(s *shard, e *entry, p *packet.Packet, w way, a Admission) verdict.Verdict {
 	failpoint.Reach()
 	if !p.IsFirstSYN() || e.protocol != packet.ProtocolTCP {
 		return z.blocked()
 	}
-	if e.noteSYN(w, 0) {
+	if s.noteSYNOfCut(e, p, w, 0) {
 		e.rule, e.revision = a.Rule, a.Revision.Generation
 		e.seal()
 	}
@@ -84,20 +84,19 @@ func (z *Zone) admitToCut(e *entry, p *packet.Packet, w way, a Admission) verdic
 }
 
 // beginsAnewLocked ends the block of a connection that was cut if a packet answers the SYN that
-// noteSYN noted. It reports whether the entry is gone, because the new connection is untracked, and
+// noteSYNOfCut noted. It reports whether the entry is gone, because the new connection is untracked, and
 // makes it that of the new connection otherwise.
 func (z *Zone) beginsAnewLocked(s *shard, e *entry, p *packet.Packet, w way, now time.Duration) bool {
 	failpoint.Reach()
-	if w != reply || e.tcp&synNoted == 0 || p.TCPFlags&(packet.SYN|packet.ACK) != packet.SYN|packet.ACK {
-		return false
-	}
-	if e.has(isUntracked) {
+	switch {
+	case s.answersNotedSYN(e, p, w, synUntracked):
 		s.freeLocked(z.tracker, s.slotOf(e))
 		return true
+	case s.answersNotedSYN(e, p, w, 0):
+		e.flags &^= isBlocked | isCut
+		s.restart(e, now)
+		e.seal()
 	}
-	e.flags &^= isBlocked | isCut
-	e.beginAgain(now)
-	e.seal()
 	return false
 }
 

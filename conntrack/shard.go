@@ -24,6 +24,7 @@ type shard struct {
 	slots   []entry
 	buckets []uint32 // first slot of each chain
 	next    []uint32 // slot -> next in its chain, or in the free list
+	noted   []synNote
 	pools   [2]pool
 	_       [64]byte // keeps shards that different cores use in different cache lines
 }
@@ -41,7 +42,7 @@ type pool struct {
 // invalid ones.
 func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	s.slots = a.slots(number)
-	s.next = make([]uint32, len(s.slots))
+	s.next, s.noted = make([]uint32, len(s.slots)), make([]synNote, len(s.slots))
 	buckets := 1
 	for buckets < len(s.slots) {
 		buckets <<= 1

@@ -73,8 +73,8 @@ func (e *entry) fits(p *packet.Packet, w way) bool {
 	}
 	s := segmentOf(p)
 	sender := &e.ends[w]
-	if p.TCPFlags&packet.SYN != 0 && e.state <= synReceived && before(sender.next, s.next) {
-		return e.acks(p, w) // the end opens the connection again, with a new first sequence number
+	if w == reply && p.TCPFlags&packet.SYN != 0 && e.state == synReceived && before(sender.next, s.next) {
+		return e.acks(p, w) // the other end answers again, with a new first sequence number
 	}
 	switch {
 	case before(sender.allowed, s.first):
@@ -92,8 +92,23 @@ func (e *entry) fitsFirst(p *packet.Packet, w way) bool {
 	if e.windows[1-w] == 0 {
 		return true // nothing is known: the process has restarted
 	}
-	begun := p.TCPFlags&packet.SYN != 0 || e.state > synReceived || e.state == synReceived && w == original
-	return (begun || p.TCPFlags&packet.RST != 0) && e.acks(p, w)
+	if e.state == synSent && w == reply && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
+		return e.isChallenge(p, w)
+	}
+	return e.acks(p, w)
+}
+
+// isChallenge reports whether a segment is the challenge ACK of an end that has an older connection
+// on these ports (RFC 5961 §4.2). The opening end answers with a RST, and repeats its SYN.
+func (e *entry) isChallenge(p *packet.Packet, w way) bool {
+	const flags = packet.SYN | packet.FIN | packet.RST | packet.ACK
+	return e.state == synSent && w == reply && p.TCPFlags&flags == packet.ACK && p.Len == p.Payload
+}
+
+// ignores reports whether a segment that fits changes nothing: a challenge ACK, or a RST that ends
+// nothing.
+func (e *entry) ignores(p *packet.Packet, w way) bool {
+	return e.isChallenge(p, w) || p.TCPFlags&packet.RST != 0 && !e.resets(p, w)
 }
 
 // acks reports whether a segment acknowledges only bytes that the other end has sent, and not
@@ -137,8 +152,8 @@ func (e *entry) follow(p *packet.Packet, w way) {
 		window <<= e.scale(w)
 	}
 	switch {
-	case syn && (e.windows[w] == 0 || e.state <= synReceived && before(sender.next, s.next)):
-		e.begin(p, w, s)
+	case syn && (e.windows[w] == 0 || w == reply && e.state == synReceived && before(sender.next, s.next)):
+		e.begin(w, s.next, p.TCPScale, p.TCPHasScale)
 	case e.windows[w] == 0:
 		// The beginning of the connection was not seen.
 		*sender = end{next: s.next, allowed: s.next + window}
@@ -201,13 +216,13 @@ func (e *entry) continues(p *packet.Packet, w way) bool {
 
 // begin starts the windows of an end at its SYN. Windows are scaled only if the SYNs of both ends
 // say so (RFC 7323 §2.2).
-func (e *entry) begin(p *packet.Packet, w way, s segment) {
-	e.ends[w].next, e.ends[w].allowed, e.windows[w] = s.next, s.next, 0
+func (e *entry) begin(w way, next uint32, scale uint8, hasScale bool) {
+	e.ends[w].next, e.ends[w].allowed, e.windows[w] = next, next, 0
 	e.tcp &^= scaleSent.of(w) | ackSent.of(w)
 	e.scales &^= 15 << (4 * w)
-	if p.TCPHasScale {
+	if hasScale {
 		e.tcp |= scaleSent.of(w)
-		e.scales |= min(p.TCPScale, 14) << (4 * w)
+		e.scales |= min(scale, 14) << (4 * w)
 	}
 	if e.windows[1-w] != 0 && e.tcp&(scaleSent|scaleSent<<1) != scaleSent|scaleSent<<1 {
 		e.scales = 0

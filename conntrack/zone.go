@@ -89,7 +89,13 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 		e.deadline = now + z.timeouts.TCPEstablished
 		return Answer{Status: Live, Outside: e.has(fromOutside), Reply: w == reply}
 	}
-	if e.has(isCut) && z.beginsAnewLocked(s, e, p, w, now) || e.isStray(p, w) {
+	if e.has(isCut) && z.beginsAnewLocked(s, e, p, w, now) {
+		return Answer{}
+	}
+	if e.isOutside(p, w) && !s.answersNotedSYN(e, p, w, 0) {
+		if s.answersNotedSYN(e, p, w, synUntracked) {
+			s.freeLocked(z.tracker, s.slotOf(e)) // the next connection is untracked
+		}
 		return Answer{}
 	}
 	a := e.answer(p, w, r)
@@ -97,6 +103,7 @@ func (z *Zone) Observe(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 	case e.has(isBlocked):
 		e.deadline = now + blockedTimeout
 	case a.Status == Live || a.Status == Checked:
+		s.beginAgain(e, p, w, now)
 		z.count(e, p, w, now)
 	}
 	return a
@@ -148,43 +155,28 @@ func (e *entry) isStale(r Revision) bool {
 	return e.revision < r.Reset || e.revision < r.Shrunk && (e.has(isUntracked) || r.Strict)
 }
 
-// isStray reports whether a TCP segment is outside of the windows of a tracked connection, so it
+// isOutside reports whether a TCP segment is outside of the windows of a tracked connection, so it
 // does not belong to the connection.
-func (e *entry) isStray(p *packet.Packet, w way) bool {
-	return e.tracksTCP() && !e.has(isBlocked) && !p.IsFirstSYN() && !e.fits(p, w) && !e.answersNotedSYN(p, w)
+func (e *entry) isOutside(p *packet.Packet, w way) bool {
+	return e.tracksTCP() && !e.has(isBlocked) && !p.IsFirstSYN() && !e.fits(p, w)
 }
 
 func (e *entry) tracksTCP() bool { return e.protocol == packet.ProtocolTCP && !e.has(isUntracked) }
 
-// answersNotedSYN reports whether a packet that does not fit opens the next connection on the
-// same ports: it is the SYN+ACK after a SYN that the rules admitted tracked.
-func (e *entry) answersNotedSYN(p *packet.Packet, w way) bool {
-	return w == reply && e.tcp&(synNoted|synUntracked) == synNoted && p.TCPFlags&(packet.SYN|packet.ACK) == packet.SYN|packet.ACK
-}
-
 // count counts a packet and advances the connection. A connection that was reset ends ten
 // seconds later, whether or not packets follow.
 func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
-	failpoint.Reach()
-	if e.tcp&synNoted != 0 && e.tracksTCP() && e.answersNotedSYN(p, w) && !e.fits(p, w) {
-		e.beginAgain(now)
-	}
 	e.packets[w] += p.Segments
 	e.addBytes(w, uint64(p.Len-p.L3))
+	if e.tracksTCP() && e.ignores(p, w) {
+		return
+	}
 	was := e.state
 	e.advance(p, w)
 	if was == closed && e.state == closed {
 		return
 	}
 	e.deadline = now + e.timeout(&z.timeouts)
-}
-
-// beginAgain makes e the next connection with the same ports, whose SYN was admitted. The rule and
-// the revision are those of that SYN.
-func (e *entry) beginAgain(now time.Duration) {
-	e.state, e.tcp, e.scales, e.windows, e.ends = synSent, 0, 0, [2]uint8{}, [2]end{}
-	e.created = uint32(now / time.Second)
-	e.packets, e.bytesLow, e.bytesHigh = [2]uint32{}, [2]uint32{}, [2]uint16{}
 }
 
 // Rejudge records whether the rules in force admit the connection of a packet that was
@@ -214,6 +206,7 @@ func (z *Zone) Rejudge(p *packet.Packet, u *Tuple, d Direction, now time.Duratio
 		e.windows = [2]uint8{} // they have moved meanwhile
 	}
 	e.rule = rule
+	s.beginAgain(e, p, w, now)
 	e.seal()
 	z.count(e, p, w, now)
 	return verdict.Forward
@@ -245,9 +238,9 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 	defer s.mu.Unlock()
 	if old, w := s.findLocked(z.epoch, &u.key, a.Direction, hash, now); old != nil {
 		if old.has(isCut) {
-			return z.admitToCut(old, p, w, a)
+			return z.admitToCut(s, old, p, w, a)
 		}
-		if z.goesOn(old, p, w, now, a) {
+		if z.goesOn(s, old, p, w, now, a) {
 			return verdict.Forward
 		}
 		s.freeLocked(z.tracker, s.slotOf(old))
@@ -298,17 +291,15 @@ func (z *Zone) begin(e *entry, p *packet.Packet, k *key, now time.Duration, a Ad
 
 // goesOn reports whether a packet that the rules admit continues the connection old, and if so
 // counts it. Otherwise it opens a connection of its own, and old is removed.
-func (z *Zone) goesOn(old *entry, p *packet.Packet, w way, now time.Duration, a Admission) bool {
+func (z *Zone) goesOn(s *shard, old *entry, p *packet.Packet, w way, now time.Duration, a Admission) bool {
 	failpoint.Reach()
 	switch {
+	case old.tracksTCP() && !old.has(isBlocked) && !p.IsFirstSYN():
+		return true // outside of the windows of old, which it does not change
 	case old.has(isBlocked) || old.has(isUntracked) != a.Untracked || old.ended():
 		return false
 	case !old.tracksTCP():
 		if p.IsFirstSYN() {
-			return false
-		}
-	case !p.IsFirstSYN():
-		if !old.fits(p, w) {
 			return false
 		}
 	case w == reply && old.state != synSent:
@@ -316,7 +307,7 @@ func (z *Zone) goesOn(old *entry, p *packet.Packet, w way, now time.Duration, a 
 	case w == original && old.state <= synReceived && segmentOf(p).next != old.ends[original].next:
 		return false // not a repeated SYN
 	case w == original && old.state > synReceived:
-		old.tcp = old.tcp&^synUntracked | synNoted
+		s.noteSYN(old, p, 0)
 		old.rule, old.revision = a.Rule, a.Revision.Generation
 		old.seal()
 		return true
@@ -337,9 +328,9 @@ func (z *Zone) ReuseUntracked(p *packet.Packet, u *Tuple, d Direction, now time.
 	switch {
 	case old == nil || w == reply && !old.ended() && !old.has(isBlocked):
 	case old.has(isCut):
-		old.noteSYN(w, synUntracked)
+		s.noteSYNOfCut(old, p, w, synUntracked)
 	case old.tracksTCP() && !old.ended() && !old.has(isBlocked) && old.state > synReceived:
-		old.tcp |= synNoted | synUntracked
+		s.noteSYN(old, p, synUntracked)
 	default:
 		s.freeLocked(z.tracker, s.slotOf(old))
 	}
