@@ -1,0 +1,5 @@
+//go:build !soak
+
+package vswitch
+
+const refSeeds = 250 // 5 million packets

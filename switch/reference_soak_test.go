@@ -1,0 +1,5 @@
+//go:build soak
+
+package vswitch
+
+const refSeeds = 5000 // 100 million packets
