@@ -34,7 +34,6 @@ type reference struct {
 // if the packet came from or goes to an address that the peer forwards for.
 type refPacket struct {
 	packet.Template
-	len    int // of the IP packet
 	quoted *packet.Template
 	peer   netip.Addr
 	member ec2.GroupID
