@@ -125,13 +125,19 @@ func newTestbed(t testing.TB) *testbed {
 
 func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 	t.Helper()
+	return newTestbedAt(t, tracker, 1)
+}
+
+// newTestbedAt starts at a generation, as a daemon does that starts again.
+func newTestbedAt(t testing.TB, tracker *conntrack.Tracker, generation uint64) *testbed {
+	t.Helper()
 	sw, err := New(Config{Tracker: tracker})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := &testbed{t: t, sw: sw, tracker: tracker, compiler: firewall.NewCompiler(), view: groups{},
 		ports: map[string]*Port{}, devices: map[string]*sink{}, zones: map[string]*conntrack.Zone{},
-		sets: map[string]*firewall.Set{}, owners: map[string]*Endpoint{}, frame: newFrame(sw), generation: 1}
+		sets: map[string]*firewall.Set{}, owners: map[string]*Endpoint{}, frame: newFrame(sw), generation: generation}
 	t.Cleanup(func() {
 		for _, p := range sw.Ports() {
 			sw.RemovePort(p)
@@ -144,7 +150,7 @@ func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 	switchtest.ReportFailure(t, b.describe)
 	b.view["web"] = &ec2.Group{ID: "web", Name: "web"}
 	b.view["app"] = &ec2.Group{ID: "app", Name: "app"}
-	e := sw.Edit(1)
+	e := sw.Edit(generation)
 	e.Network(Network{VNI: 1, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500})
 	e.PublicPools([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/16")})
 	for i, h := range hosts {
