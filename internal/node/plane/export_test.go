@@ -24,3 +24,6 @@ func (o *Owners) Records() int {
 
 // RewriteOwnersAt sets the size at which the file of owners is written anew.
 func (p *Plane) RewriteOwnersAt(size int64) { p.ownersFile.rewriteAt = size }
+
+// CloseOwners closes the file of owners, so that writes to it fail.
+func (p *Plane) CloseOwners() error { return p.ownersFile.Close() }
