@@ -20,7 +20,7 @@ const (
 
 var refTimeouts = map[refState]time.Duration{
 	refSYNSent: 30 * time.Second, refSYNReceived: 30 * time.Second, refEstablished: 432_000 * time.Second,
-	refClosing: 120 * time.Second, refTimeWait: 120 * time.Second, refClosed: 10 * time.Second,
+	refClosing: 120 * time.Second, refTimeWait: 60 * time.Second, refClosed: 10 * time.Second,
 }
 
 // A refTCP is what is known of a TCP connection.
