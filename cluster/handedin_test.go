@@ -68,7 +68,7 @@ func TestNodeCannotReportInterfacesOfAnotherNode(t *testing.T) {
 	if len(leader.Refused()) == 0 {
 		t.Error("the leader counted no refusal")
 	}
-	if err := n.handIn(t, state.Command{Request: report(own)}); err != nil {
+	if err := n.handIn(t, state.Command{Request: report(own), From: "node1"}); err != nil { // the leader sets From
 		t.Errorf("a report about the node's own instance: %v", err)
 	}
 	if i, _ := leader.View().Instance(own.ID); i.State != ec2.Running {

@@ -178,7 +178,9 @@ func TestNonVoterCannotEndTheLeadersTerm(t *testing.T) {
 			rpc.Respond(&raft.InstallSnapshotResponse{Term: 100}, nil)
 		}
 	}
-	trans.SetHeartbeatHandler(answer)
+	trans.SetHeartbeatHandler(func(rpc raft.RPC) { // refuses in the leader's term
+		rpc.Respond(&raft.AppendEntriesResponse{Term: rpc.Command.(*raft.AppendEntriesRequest).Term}, nil)
+	})
 	go func() {
 		for {
 			select {
@@ -199,6 +201,11 @@ func TestNonVoterCannotEndTheLeadersTerm(t *testing.T) {
 		t.Errorf("the leader is in term %d and leads %t, want term %d", now, leader.leads(), term)
 	}
 	s.read(leader)
+	heartbeat := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ID: []byte("node1"), Addr: []byte("node1")}, Term: term}
+	guarded := &transport{NetworkTransport: leader.newNetworkTransport(dialing{leader.stream, make(chan struct{})}), c: leader.Cluster}
+	if err := guarded.AppendEntries("node2", "node2", heartbeat, &raft.AppendEntriesResponse{}); err == nil {
+		t.Error("the leader takes a refused heartbeat for an answer")
+	}
 }
 
 // listening is the StreamLayer of a hostile that answers.
