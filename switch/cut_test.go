@@ -23,7 +23,9 @@ func TestCutConnectionStaysCutWhileRulesAdmitIt(t *testing.T) {
 		open := func() {
 			t.Helper()
 			b.expect("uplink", outside(syn), "web", verdict.Forward)
-			b.expect("web", b.of("web", answer), "uplink", verdict.Forward)
+			frame := b.of("web", answer)
+			frame[14+20+11] = 1 // it acknowledges syn, whose number is 0
+			b.expect("web", frame, "uplink", verdict.Forward)
 		}
 		open()
 		there, back := syn, answer
