@@ -283,7 +283,7 @@ func TestNodeThatLosesItsVoteIsRefusedOnAnOpenConnection(t *testing.T) {
 	header := raft.RPCHeader{ID: []byte("node2"), Addr: []byte("node2")}
 	guarded := &transport{c: leader.Cluster}
 	if guarded.admits("node2", raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header}, RespChan: answer}) {
-		t.Error("a call of a node that is no voter was admitted")
+		t.Fatal("a call of a node that is no voter was admitted")
 	}
 	if got := <-answer; got.Error == nil {
 		t.Error("a refused call got no error")
