@@ -19,8 +19,9 @@ const maxCommand = 1 << 20
 var ErrNotLeader = errors.New("this node is not the leader")
 
 // Apply replicates a command, on any node, and returns its result and its log index; this
-// node's View then includes it. When Apply returns without error, or with an *ec2.Error, the
-// entry is on the disks of most voters. ErrNoLeader means that the command was not proposed. After any
+// node's View then includes it. When Apply returns without error, the entry is on the disks of
+// most voters. After an *ec2.Error nothing has changed; the index is that of the state that
+// refused the command. ErrNoLeader means that the command was not proposed. After any
 // other error, also when ctx ends, the command may or may not take effect. No command is
 // proposed twice.
 func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
@@ -45,8 +46,12 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 		}
 		return fmt.Errorf("apply %T at %s: %w: %w", cmd.Request, leader, ErrOutcomeUnknown, err)
 	})
-	if _, refused := errors.AsType[*ec2.Error](err); err != nil && !refused {
+	refusal, refused := errors.AsType[*ec2.Error](err)
+	if err != nil && !refused {
 		return state.Result{}, 0, err
+	}
+	if refused && cmd.Audit != nil && c.cfg.Refused != nil {
+		c.cfg.Refused(*cmd.Audit, refusal)
 	}
 	if late := c.waitIndex(ctx, a.Index); late != nil {
 		return state.Result{}, 0, fmt.Errorf("apply %T: entry %d is committed but not yet applied on this node: %w", cmd.Request, a.Index, late)
@@ -102,16 +107,39 @@ func (c *Cluster) ReadView(ctx context.Context) (*state.View, error) {
 // dissertation, §6.4).
 func (c *Cluster) readIndex(ctx context.Context) (uint64, error) {
 	term, index := c.leadingTerm(), c.View().Index()
+	return index, c.stillLeads(ctx, term)
+}
+
+// stillLeads returns nil if this node leads in a term, and has led since.
+func (c *Cluster) stillLeads(ctx context.Context, term uint64) error {
 	if err := c.wait(ctx, c.raft.VerifyLeader()); err != nil {
 		if errors.Is(err, ErrOutcomeUnknown) {
-			return 0, ErrNotLeader
+			return ErrNotLeader
 		}
-		return 0, err
+		return err
 	}
 	if term == 0 || term != c.raft.CurrentTerm() {
-		return 0, ErrNotLeader
+		return ErrNotLeader
 	}
-	return index, nil
+	return nil
+}
+
+// refuse returns the error that a caller's command would have, and the index of the state that
+// refuses it. Such a command is not proposed, so that a caller cannot fill the log with requests
+// that change nothing. Commands of nodes are proposed without this check.
+func (c *Cluster) refuse(ctx context.Context, cmd state.Command) (uint64, error) {
+	if cmd.Audit == nil {
+		return 0, nil
+	}
+	term, view := c.leadingTerm(), c.View()
+	refusal, ok := errors.AsType[*ec2.Error](view.TryCommand(cmd))
+	if !ok {
+		return 0, nil
+	}
+	if err := c.stillLeads(ctx, term); err != nil { // only then has view every acknowledged change
+		return 0, err
+	}
+	return view.Index(), refusal
 }
 
 // encode encodes a command, and returns an error if it is too large.
@@ -130,6 +158,9 @@ func encode(cmd state.Command) ([]byte, error) {
 // means that the command was not proposed.
 func (c *Cluster) propose(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	cmd.Time = c.cfg.Now()
+	if index, err := c.refuse(ctx, cmd); err != nil {
+		return state.Result{}, index, err
+	}
 	data, err := encode(cmd)
 	if err != nil {
 		return state.Result{}, 0, err

@@ -87,6 +87,9 @@ type Config struct {
 	Enforced     func() uint64
 	WaitEnforced func(ctx context.Context, index uint64) bool
 
+	// Refused gets each command of a caller that Apply refused. Default: nobody is told.
+	Refused func(ec2.Audit, *ec2.Error)
+
 	// Logger receives elections, changes of members and failures. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock that stamps commands. Default time.Now.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/testwait"
 )
@@ -289,5 +290,31 @@ func TestNextWaitsForDecidedIndex(t *testing.T) {
 	}
 	if !hasGroup(view, "missed") {
 		t.Errorf("the first View has index %d and no group missed, want index %d with the group", view.Index(), last)
+	}
+}
+
+// A caller's command that is refused is no entry of the log, at whichever node it is sent. It is
+// refused with every change that was acknowledged before.
+func TestRefusedCommandOfCallerIsNotProposed(t *testing.T) {
+	s := startCluster(t, 3, nil)
+	for _, at := range []*testNode{s.leader(), s.follower()} {
+		group := "refused at " + string(at.name)
+		index := s.write(at, group)
+		create := state.Command{
+			Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "again"},
+			Audit:   &ec2.Audit{Account: albert, Action: "CreateSecurityGroup"},
+		}
+		for range 50 {
+			_, seen, err := at.Apply(t.Context(), create)
+			if refusal, ok := errors.AsType[*ec2.Error](err); !ok || refusal.Code != "InvalidGroup.Duplicate" || seen < index {
+				t.Fatalf("%s: the same group again: error %v at index %d, want InvalidGroup.Duplicate at %d or later", at.name, err, seen, index)
+			}
+		}
+		if last := s.leader().raft.LastIndex(); last > index+5 { // barriers follow the group's entry
+			t.Errorf("%s: the log grew from %d to %d by 50 refused commands", at.name, index, last)
+		}
+		for r := range s.read(at).AuditRecords() {
+			t.Errorf("%s: a refused command left the record %+v", at.name, r)
+		}
 	}
 }

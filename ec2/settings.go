@@ -55,8 +55,9 @@ type Settings struct {
 	// apply to an interface, so it has at most GroupsPerInterface times RulesPerVPCGroup rules.
 	GroupsPerInterface int `json:",omitempty"`
 
-	// AuditRecords is the number of audit records that are kept. Default 10,000. Each takes about 5
-	// kB of memory at every node; with fewer, old records are lost sooner.
+	// AuditRecords is the most audit records of one account that are kept, and of the operators.
+	// Default 10,000. All accounts together have at most four times as many. Each takes up to 5 kB of
+	// memory at every node; with fewer, old records are lost sooner.
 	AuditRecords int `json:",omitempty"`
 
 	// InterfacesPerRegion is the most interfaces of an account in the VPCs of a region.

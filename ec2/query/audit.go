@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// The maximum sizes of a record, in bytes, because each node keeps 10,000 records in
-	// memory. The Raft log has the whole command.
+	// The maximum sizes of a record, in bytes, because each node keeps tens of thousands of
+	// records in memory. The Raft log has the whole command.
 	maxAuditValue      = 512
 	maxAuditParameters = 4 << 10
 	maxAuditUserAgent  = 256

@@ -10,6 +10,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/internal/refusal"
 )
 
 // A CloudTrailEvent is an audit record in the form of AWS CloudTrail (CloudTrail User
@@ -79,10 +80,23 @@ func NewCloudTrailEvent(seed string, r *ec2.AuditRecord) CloudTrailEvent {
 	return e
 }
 
-// eventID derives a UUID from the seed and a record's number. It is of version 8, whose
-// content each implementation defines (RFC 9562 §5.8).
+// NewRefusedEvent returns the event of a call that a node refused. The id of the event depends only
+// on the seed of the cluster, the node, and the number that the node gave the call.
+func NewRefusedEvent(seed string, node ec2.NodeID, r *refusal.Refusal) CloudTrailEvent {
+	e := NewCloudTrailEvent(seed, &ec2.AuditRecord{Number: r.Number, Time: r.Time, Audit: r.Audit, Error: r.Error, Message: r.Message})
+	e.EventID = uuidOf("refused call\x00" + seed + "\x00" + string(node) + "\x00" + strconv.FormatUint(r.Number, 10))
+	return e
+}
+
+// eventID derives a UUID from the seed and a record's number.
 func eventID(seed string, number uint64) string {
-	b := sha256.Sum256([]byte("audit record\x00" + seed + "\x00" + strconv.FormatUint(number, 10)))
+	return uuidOf("audit record\x00" + seed + "\x00" + strconv.FormatUint(number, 10))
+}
+
+// uuidOf derives a UUID from a text. It is of version 8, whose content each implementation
+// defines (RFC 9562 §5.8).
+func uuidOf(text string) string {
+	b := sha256.Sum256([]byte(text))
 	return formatUUID(b[:16], 8)
 }
 

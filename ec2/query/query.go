@@ -57,6 +57,9 @@ type Config struct {
 	// Forward answers a request: by here if this node may, else by Answer of another node's
 	// Server. If here returns ErrElsewhere, Forward finds the other node. Default: here.
 	Forward func(ctx context.Context, q *Received, here func(context.Context) (*Reply, error)) (*Reply, error)
+	// Refused gets each call for a change that was refused: with its caller, or with a nil
+	// Audit if it is only to be counted, for account. Default: refused calls are forgotten.
+	Refused func(account ec2.AccountID, call *ec2.Audit, refusal *ec2.Error)
 	// Logger gets the errors that are not the caller's. Default: these errors are not
 	// logged, and the cause of an InternalError is lost.
 	Logger *slog.Logger
@@ -130,12 +133,25 @@ func (s *Server) refusal(c *call, err error) *Reply {
 	e, ok := errors.AsType[*ec2.Error](err)
 	if !ok {
 		e = s.serverError(c, c.id, err)
+	} else {
+		s.refused(c, e)
 	}
 	if e.Code == "Unavailable" {
 		c.header.Set("Retry-After", "1") // an election takes about as long
 	}
 	status, document := c.service.encodeError(e, c.id)
 	return &Reply{status, c.header, document}
+}
+
+// refused reports a refused call for a change. A call whose caller is not known is only counted.
+func (s *Server) refused(c *call, e *ec2.Error) {
+	switch {
+	case s.cfg.Refused == nil || c.dryRun:
+	case c.account == "":
+		s.cfg.Refused("", nil, e)
+	case c.audit != nil:
+		s.cfg.Refused(c.account, c.audit, e)
+	}
 }
 
 // serverError logs an error that is not the caller's mistake, and returns the error for

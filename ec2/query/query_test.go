@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,10 @@ const (
 type world struct {
 	cluster *cluster.Cluster
 	url     string
+
+	mu      sync.Mutex
+	refused []ec2.AuditRecord // calls that were refused
+	counted map[string]int    // calls of unknown callers, by error code
 }
 
 func newWorld(t testing.TB) *world {
@@ -85,7 +90,8 @@ func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Clu
 	case err := <-stopped:
 		t.Fatalf("the cluster stopped with %v", err)
 	}
-	api, err := query.New(query.Config{Backend: backend(c)})
+	w := &world{cluster: c, counted: map[string]int{}}
+	api, err := query.New(query.Config{Backend: backend(c), Refused: w.refuse})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +103,18 @@ func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Clu
 			t.Errorf("the cluster stopped with %v", err)
 		}
 	})
-	return &world{c, server.URL}
+	w.url = server.URL
+	return w
+}
+
+func (w *world) refuse(account ec2.AccountID, call *ec2.Audit, e *ec2.Error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if call == nil {
+		w.counted[string(account)+" "+e.Code]++
+		return
+	}
+	w.refused = append(w.refused, ec2.AuditRecord{Audit: *call, Time: time.Now(), Error: e.Code, Message: e.Message})
 }
 
 // The method as returns an SDK client of the named account.

@@ -20,6 +20,8 @@ type Command struct {
 
 	From      ec2.NodeID // the node that handed the command to the leader, which sets it; "" in a command of an earlier release
 	Signature *Signature // of the user's request that the leader made the command from; nil if there is none
+
+	unchained bool // the log entry is of a release that did not chain audit records
 }
 
 // A Request is a change that a caller asks for. State.Apply checks it and carries it out. The
@@ -87,6 +89,7 @@ type envelope struct {
 	Time    time.Time       `json:"time"`
 	Body    json.RawMessage `json:"body"`
 	Audit   *ec2.Audit      `json:"audit,omitempty"`
+	Chained bool            `json:"chained,omitempty"` // the audit record belongs to the ring of its account
 
 	From      ec2.NodeID `json:"from,omitempty"`
 	Signature *Signature `json:"signature,omitempty"`
@@ -98,7 +101,7 @@ func EncodeCommand(cmd Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit, From: cmd.From, Signature: cmd.Signature})
+	return json.Marshal(envelope{Version: commandVersion, Type: name, Time: cmd.Time.UTC(), Body: body, Audit: cmd.Audit, From: cmd.From, Signature: cmd.Signature, Chained: cmd.Audit != nil && !cmd.unchained})
 }
 
 // DecodeCommand reads a log entry. An unknown type, version or field is an error, and the node
@@ -115,7 +118,7 @@ func DecodeCommand(data []byte) (Command, error) {
 	if err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	return Command{Time: e.Time, Request: req, Audit: e.Audit, From: e.From, Signature: e.Signature}, nil
+	return Command{Time: e.Time, Request: req, Audit: e.Audit, From: e.From, Signature: e.Signature, unchained: e.Audit != nil && !e.Chained}, nil
 }
 
 func encodeRequest(r Request) (string, json.RawMessage, error) {

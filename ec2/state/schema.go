@@ -34,12 +34,14 @@ const (
 	tableAudit     = "audit"
 	tableSignature = "signature"
 
+	tableAuditRing = "auditring"
+
 	tableGroupCount     = "groupcount"
 	tableSignatureCount = "signaturecount"
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
-	indexOwner  = "owner"  // account, region; then the id of a group; only the account of an access key
+	indexOwner  = "owner"  // account, region; then the id of a group; only the account of an access key; account, position of an audit record
 	indexSource = "source" // of a group: the groups that its rules name
 	indexRule   = "rule"   // of a group: its rules
 	indexMember = "member" // of an instance or an interface: its groups
@@ -49,6 +51,7 @@ const (
 	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC
 	indexSubnet = "subnet" // of an interface: its subnet
 	indexHolder = "holder" // of an interface: the instance it is attached to
+	indexLength = "length" // of an audit ring: number of records, the most first
 )
 
 var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
@@ -104,7 +107,10 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexVPC, func(x *ec2.RouteTable) []string { return []string{key(x.VPC)} })),
 	tableElastic: table(tableElastic, func(x *ec2.ElasticAddress) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.ElasticAddress) []string { return []string{key(x.Account) + key(x.Region)} })),
-	tableAudit: table(tableAudit, func(r *ec2.AuditRecord) string { return auditKey(r.Number) }),
+	tableAudit: table(tableAudit, func(r *ec2.AuditRecord) string { return auditKey(r.Number) },
+		many(indexOwner, auditPositionOf)),
+	tableAuditRing: table(tableAuditRing, func(r *ec2.AuditRing) string { return key(r.Account) },
+		unique(indexLength, auditLength)),
 	tableTag: table(tableTag, func(x *ec2.Tag) string { return key(x.Resource) + key(x.Key) },
 		many(indexOwner, func(x *ec2.Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}

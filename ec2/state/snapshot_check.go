@@ -11,6 +11,42 @@ import (
 // The functions below check the invariants of single tables. A restored State must keep these
 // invariants like every State that Apply made, because Apply relies on them and would panic.
 
+// checkAuditRows checks the chain of each audit ring too, so that a snapshot whose records were
+// changed is refused.
+func checkAuditRows(t *memdb.Txn, m *meta) error {
+	records, kept := 0, uint64(0)
+	for r := range rows[ec2.AuditRecord](t, tableAudit, indexID, "") {
+		if r.Number == 0 || r.Number > m.Audited {
+			return fmt.Errorf("has audit record %d, but only %d were written", r.Number, m.Audited)
+		}
+		if m.AuditChained != (r.Position != 0) {
+			return fmt.Errorf("has audit record %d with position %d, although the records are chained: %t", r.Number, r.Position, m.AuditChained)
+		}
+		records++
+	}
+	for ring := range rows[ec2.AuditRing](t, tableAuditRing, indexID, "") {
+		previous := ring.Start
+		for position := ring.First; position <= ring.Last; position++ {
+			r := first[ec2.AuditRecord](t, tableAudit, indexOwner, auditPosition(ring.Account, position))
+			if r == nil || r.Hash != r.ChainHash(previous) {
+				return fmt.Errorf("audit record %d of account %q is missing or was changed", position, ring.Account)
+			}
+			previous = r.Hash
+			records--
+		}
+		if ring.First == 0 || previous != ring.End {
+			return fmt.Errorf("the audit records of account %q do not end with hash %s", ring.Account, ring.End)
+		}
+		if ring.Account != "" {
+			kept += ring.Kept()
+		}
+	}
+	if m.AuditChained && records != 0 || kept != m.AuditKept {
+		return fmt.Errorf("the audit rings have %d records of accounts, not %d, and %d records are in no ring", kept, m.AuditKept, records)
+	}
+	return nil
+}
+
 func checkVPCRows(t *memdb.Txn) error {
 	for v := range rows[ec2.VPC](t, tableVPC, indexID, "") {
 		if n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI)); !validRange(v.CIDR) || n == nil || n.VPC != v.ID {

@@ -113,10 +113,15 @@ func accountHistory() []Command {
 }
 
 func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
-	s := NewState()
-	for n, cmd := range accountHistory() {
-		cmd.Time = epoch0.Add(time.Duration(n) * time.Second)
-		_, _ = s.Apply(uint64(n+1), cmd)
+	for name, unchained := range map[string]bool{"v2-accounts.jsonl": true, "v2-audit-rings.jsonl": false} {
+		s := NewState()
+		for n, cmd := range accountHistory() {
+			cmd.Time, cmd.unchained = epoch0.Add(time.Duration(n)*time.Second), unchained
+			_, _ = s.Apply(uint64(n+1), cmd)
+		}
+		expectStoredSnapshot(t, s, name)
+		if stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", name)); err != nil || !bytes.Equal(stored, snapshotOf(t, s)) {
+			t.Errorf("%s: the history gives another snapshot than when the file was written (read error %v):\n%s", name, err, cmp.Diff(string(stored), string(snapshotOf(t, s))))
+		}
 	}
-	expectStoredSnapshot(t, s, "v2-accounts.jsonl")
 }

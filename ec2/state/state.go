@@ -54,6 +54,7 @@ type meta struct {
 
 	NodeNumber uint32  `json:",omitempty"` // the last number that a node got
 	Audited    uint64  `json:",omitempty"` // number of the newest audit record
+	AuditKept  uint64  `json:",omitempty"` // audit records in the rings of accounts
 	SealKey    string  `json:",omitempty"` // id of the cluster key, which seals secrets
 	GossipKey  []byte  `json:",omitempty"` // of an earlier release; nil once the key is replaced or if it never was in the log
 	VNI        ec2.VNI `json:",omitempty"` // the last VNI that a VPC got
@@ -65,6 +66,8 @@ type meta struct {
 	Rotations []ec2.Rotation `json:",omitempty"` // of keys that are being replaced
 	Expelled  []ec2.Expelled `json:",omitempty"` // nodes that were fenced or removed, oldest first
 	Exposed   time.Time      `json:",omitzero"`  // when a node that could read secrets was last fenced or removed
+
+	AuditChained bool `json:",omitempty"` // each audit record is in the ring of its account
 }
 
 // NewState returns an empty State.
@@ -82,7 +85,7 @@ func NewState() *State {
 
 // Apply carries out the command at a log index, which must be above that of the last command. The
 // only error that it returns is an *ec2.Error, which means that the request was refused. A refused
-// command changes nothing but the index and the audit records.
+// command changes nothing but the index, and audit records of an earlier release.
 func (s *State) Apply(index uint64, cmd Command) (Result, error) {
 	was := s.current.Load()
 	if index <= was.meta.Index {

@@ -52,10 +52,14 @@ func (v *View) txn() *memdb.Txn { return v.v.db.Txn(false) }
 
 // Try returns the error that a request would have now. It applies the request to a private copy
 // and discards the copy.
-func (v *View) Try(r Request) error {
+func (v *View) Try(r Request) error { return v.TryCommand(Command{Request: r}) }
+
+// TryCommand is Try for a command: also its time, caller and signature are checked.
+func (v *View) TryCommand(cmd Command) error {
 	t := newTx(v.v.db.Snapshot(), v.Index()+1)
 	defer t.Abort()
-	_, err := r.apply(t)
+	t.advance(cmd.Time)
+	_, err := t.carryOut(cmd)
 	return err
 }
 

@@ -212,7 +212,7 @@ func checkAudit(c nodeCommand, account, key string) {
 	audit := c.must("audit")
 	for _, want := range []string{
 		`operator +control socket of node1 +CreateAccount +done +Count=30 Name=student01 Platform=classic`,
-		`operator +control socket of node1 +CreateAccount +EntityAlreadyExists +Count=1 Name=carol Platform=vpc`,
+		`operator +control socket of node1 +CreateAccount +EntityAlreadyExists \(node1\) +Count=1 Name=carol Platform=vpc`,
 		`operator +control socket of node1 +UpdateAccessKey +done +AccessKey=` + key + ` Account=` + account + ` Do=activate`,
 	} {
 		if !regexp.MustCompile(want).MatchString(audit) {

@@ -24,12 +24,15 @@ func newAuditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "List who changed what, and what was refused",
-		Long: `List who changed what: the newest requests for a change, done or refused, oldest first. The
-cluster keeps 10,000 of them (settings.audit_records). Reads, dry runs, and requests that the API
-refuses for their form or signature are not recorded.`,
+		Long: `List who changed what, and which calls were refused, oldest first. The cluster keeps the newest
+10,000 changes of each account and of the operators (settings.audit_records). A call that is refused
+changes nothing: the node that refused it keeps it, up to 1,000 of each account. Reads and dry runs
+are not recorded; calls with a wrong signature are only counted.`,
 		Example: `  palisade audit --since 1h
   palisade audit --account mary --action AuthorizeSecurityGroupIngress
-  palisade audit --cloudtrail > events.json`,
+  palisade audit --cloudtrail > events.json
+  palisade audit export > audit.jsonl
+  palisade audit verify audit.jsonl`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ask := url.Values{"account": {account}, "action": {action}}
@@ -50,14 +53,7 @@ refuses for their form or signature are not recorded.`,
 			if err != nil {
 				return err
 			}
-			if choice.json || cloudTrail {
-				return printJSON(cmd.OutOrStdout(), answer)
-			}
-			var entries []control.AuditEntry
-			if err := json.Unmarshal(answer, &entries); err != nil {
-				return err
-			}
-			return printAudit(cmd.OutOrStdout(), entries)
+			return printAuditAnswer(cmd, answer, choice.json, cloudTrail)
 		},
 	}
 	choice.flags(cmd)
@@ -65,7 +61,34 @@ refuses for their form or signature are not recorded.`,
 	cmd.Flags().StringVar(&action, "action", "", "only requests for this `ACTION`")
 	cmd.Flags().StringVar(&since, "since", "", "only requests since this `TIME`: 2026-01-02T03:04:05Z, 2026-01-02, or how long ago, such as 90m")
 	cmd.Flags().BoolVar(&cloudTrail, "cloudtrail", false, "print JSON in the form of AWS CloudTrail's events")
+	cmd.AddCommand(newAuditExportCommand(), newAuditVerifyCommand())
 	return cmd
+}
+
+// printAuditAnswer prints the answer of a node, and warns of what it lacks.
+func printAuditAnswer(cmd *cobra.Command, answer json.RawMessage, asJSON, cloudTrail bool) error {
+	var log control.AuditLog
+	var trail struct {
+		Records json.RawMessage
+		Missing []control.Unasked `json:"missing"`
+	}
+	into := any(&log)
+	if cloudTrail {
+		into = &trail
+	}
+	if err := json.Unmarshal(answer, into); err != nil {
+		return err
+	}
+	for _, m := range append(trail.Missing, log.Missing...) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "calls that %s refused are missing: %s\n", m.Node, m.Why)
+	}
+	switch {
+	case cloudTrail:
+		return printJSON(cmd.OutOrStdout(), map[string]any{"Records": trail.Records})
+	case asJSON:
+		return printJSON(cmd.OutOrStdout(), answer)
+	}
+	return printAudit(cmd.OutOrStdout(), log.Records)
 }
 
 func parseSince(text string, now time.Time) (time.Time, error) {
@@ -94,6 +117,9 @@ func printAudit(out io.Writer, entries []control.AuditEntry) error {
 		result := "done"
 		if e.Error != "" {
 			result = e.Error
+		}
+		if e.RefusedBy != "" {
+			result += " (" + string(e.RefusedBy) + ")"
 		}
 		var parameters []string
 		for _, name := range slices.Sorted(maps.Keys(e.Parameters)) {

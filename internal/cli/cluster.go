@@ -44,10 +44,15 @@ type nodeChoice struct {
 }
 
 func (c *nodeChoice) flags(cmd *cobra.Command) {
+	c.nodeFlags(cmd)
+	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
+}
+
+// nodeFlags adds the flags that choose a node.
+func (c *nodeChoice) nodeFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.config, "config", "", "ask the node with this configuration `FILE`")
 	cmd.Flags().StringVar(&c.lab, "name", "lab", "ask a node of the lab `NAME`")
 	cmd.Flags().StringVar(&c.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
-	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
 }
 
 // ask passes the control socket of the chosen node to call. If only a lab is chosen, ask tries

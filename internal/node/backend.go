@@ -1,14 +1,17 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"palisade/cluster"
+	"palisade/ec2"
 	"palisade/ec2/query"
 	"palisade/ec2/state"
+	"palisade/internal/refusal"
 )
 
 // enforceWait bounds how long an API call that changes the state waits until this node's switch
@@ -82,4 +85,13 @@ func (b backend) Enforcement(ctx context.Context, index uint64) (query.Enforceme
 		report.Nodes = append(report.Nodes, query.NodeEnforcement{Node: n, State: "excluded", Why: "it is fenced"})
 	}
 	return report, nil
+}
+
+// refused keeps a call that the API refused.
+func (n *Node) refused(account ec2.AccountID, call *ec2.Audit, e *ec2.Error) {
+	if call == nil {
+		n.refusals.Count(cmp.Or(account, refusal.Unknown), e.Code)
+		return
+	}
+	n.refusals.Add(time.Now(), *call, e)
 }

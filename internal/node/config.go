@@ -145,8 +145,9 @@ type Settings struct {
 	// older limits, requests of today's clients may be refused.
 	Limits string `toml:"limits"`
 
-	// AuditRecords is how many records of changes each node keeps in memory, about 5 kB each, from 1 to
-	// 1,000,000. Default 10,000. With fewer, older changes cannot be looked up.
+	// AuditRecords is how many records of changes of one account, and of the operators, each node keeps in
+	// memory, up to 5 kB each, from 1 to 1,000,000. Default 10,000. All accounts together have at most four
+	// times as many. With fewer, older changes cannot be looked up.
 	AuditRecords int `toml:"audit_records"`
 }
 

@@ -26,11 +26,13 @@ import (
 
 	"palisade/cluster"
 	"palisade/conntrack"
+	"palisade/ec2"
 	"palisade/ec2/query"
 	"palisade/internal/node/control"
 	"palisade/internal/node/fleet"
 	"palisade/internal/node/plane"
 	"palisade/internal/peer"
+	"palisade/internal/refusal"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
 )
@@ -53,6 +55,7 @@ type Node struct {
 	fleet         *fleet.Fleet
 	keys          *keyring
 	gossipKeys    *gossipKeys
+	refusals      *refusal.Log // calls that this node refused
 	control       *control.Server
 	api           *query.Server
 	forwards      chan struct{} // holds a slot for each API request that another node answers
@@ -80,6 +83,9 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	if n.gossipKeys, err = openGossipKeys(c.gossipKeysFile()); err != nil {
+		return nil, err
+	}
+	if n.refusals, err = refusal.Open(filepath.Join(c.DataDir, "refused"), log); err != nil {
 		return nil, err
 	}
 	owners, err := n.openTracker()
@@ -110,9 +116,9 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	n.control = control.New(control.Config{
 		Node: c.Name, Region: c.Region, NamespacePrefix: c.Lab.NamespacePrefix, MTU: mtu,
 		Cluster: n.cluster, Switch: n.sw, Tracker: n.tracker, Identity: identity, Peer: n.peer, Overlay: n.overlay,
-		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Rotations: n.Rotations, Ready: n.isReady, Logger: log,
+		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Rotations: n.Rotations, Refusals: n.refusals, Ready: n.isReady, Logger: log,
 	})
-	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Logger: log}); err != nil {
+	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Refused: n.refused, Logger: log}); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -151,6 +157,7 @@ func (n *Node) openCluster(identity *peer.Identity, founder bool) (err error) {
 	config := cluster.Config{
 		Node: n.config.Name, Dir: n.config.raftDir(), Logger: n.log,
 		Decided: n.enforcedIndex.Index(), Enforced: n.plane.Enforced, WaitEnforced: n.plane.Wait, Join: !founder,
+		Refused: func(call ec2.Audit, e *ec2.Error) { n.refused("", &call, e) },
 	}
 	var publicKey []byte
 	if identity != nil {
@@ -209,7 +216,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	return errors.Join(err, n.tracker.Close())
+	return errors.Join(err, n.refusals.Close(), n.tracker.Close())
 }
 
 // runCluster runs this node's member of the cluster. If the log has lost entries, the error says what

@@ -20,6 +20,7 @@ import (
 	"palisade/ec2/state"
 	"palisade/firewall"
 	"palisade/internal/peer"
+	"palisade/internal/refusal"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
 )
@@ -41,6 +42,7 @@ type Config struct {
 	Plane    Plane
 	Fleet    Fleet
 	Keyring  Keyring
+	Refusals *refusal.Log // calls that this node refused
 	// Rotations returns the progress of the keys that are being replaced.
 	Rotations func(context.Context) []RotationProgress
 	Ready     func() bool  // reports whether the node is ready; until then it attaches no interface
@@ -87,13 +89,15 @@ type Keyring interface {
 // of its own: its handlers run concurrently and call parts of the node that lock themselves.
 type Server struct{ Config }
 
-// New makes a Server. If the node has peers, they can ask it to trace packets and list connections from then on.
+// New makes a Server. If the node has peers, they can ask it from then on to trace packets, to list connections,
+// and which calls it refused.
 func New(c Config) *Server {
 	s := &Server{c}
 	if c.Peer != nil {
 		s.handleTrace()
 		s.handleAttach()
 		c.Peer.Handle(methodConnections, s.answerConnections)
+		s.handleRefused()
 	}
 	return s
 }
@@ -107,7 +111,8 @@ func New(c Config) *Server {
 //	GET /v1/rules    rules in force, by group (rules.go)
 //	GET /v1/presence interfaces, where they are and whether they are up (presence.go)
 //	GET /v1/trace    the verdict on an imagined packet, and why (trace.go)
-//	GET /v1/audit    log of changes (audit.go)
+//	GET /v1/audit    changes, and refused calls (audit.go)
+//	GET /v1/audit/export, /v1/audit/chain   the hash-chained log of changes, and the chain's hashes (audit_export.go)
 //	/v1/cluster…     members, tokens and backups of the cluster (members.go), its keys (rotations.go)
 //	/v1/accounts…    accounts and access keys (accounts.go)
 //	GET /v1/vpcs     the networks (vpcs.go); POST /v1/vpcs/tracking sets the mode of one
@@ -123,6 +128,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /v1/presence", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.presence()) })
 	mux.HandleFunc("GET /v1/trace", s.traceHandler)
 	mux.HandleFunc("GET /v1/audit", s.auditHandler)
+	mux.HandleFunc("GET /v1/audit/export", s.auditExportHandler)
+	mux.HandleFunc("GET /v1/audit/chain", s.auditChainHandler)
 	mux.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, r *http.Request) {
 		status, err := s.clusterStatus(r.Context())
 		if err != nil {
