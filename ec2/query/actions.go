@@ -1,12 +1,14 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"reflect"
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/query/sigv4"
 	"palisade/ec2/query/wire"
 	"palisade/ec2/state"
 )
@@ -87,7 +89,10 @@ type call struct {
 
 	accessKey string
 	signature *state.Signature
-	applied   int        // commands that were proposed
+	applied   int // commands that were proposed
+	signed    *sigv4.Signature
+	fresh     bool       // view has every acknowledged change already
+	working   bool       // between beginWork and endWork
 	via       ec2.NodeID // the node that passed the request on; "" if this node received it
 }
 
@@ -105,7 +110,7 @@ func (c *call) apply(r state.Request) (state.Result, error) {
 		cmd.Signature = c.signature
 	}
 	c.applied++
-	result, index, err := c.server.cfg.Backend.Apply(c.ctx, cmd)
+	result, index, err := c.replicate(cmd)
 	if index > 0 { // also if the request was refused or changed nothing
 		c.header.Set(IndexHeader, strconv.FormatUint(index, 10))
 	}
@@ -117,6 +122,20 @@ func (c *call) apply(r state.Request) (state.Result, error) {
 	// caller would take the change for refused.
 	c.view = c.server.cfg.Backend.View()
 	return result, nil
+}
+
+// replicate carries out a command. An account has a bounded number of commands under way, so that another
+// one's do not wait behind them.
+func (c *call) replicate(cmd state.Command) (result state.Result, index uint64, err error) {
+	changes, account := c.server.limits.changes, string(c.account)
+	late := c.pause(func() {
+		if err = changes.Enter(c.ctx, account); err != nil {
+			return
+		}
+		defer changes.Leave(account)
+		result, index, err = c.server.cfg.Backend.Apply(c.ctx, cmd)
+	})
+	return result, index, cmp.Or(err, late)
 }
 
 func dryRunSucceeded() error {

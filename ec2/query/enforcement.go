@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -119,8 +120,10 @@ func describeEnforcement(c *call, r *describeEnforcementRequest) (*describeEnfor
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, wait)
 	defer cancel()
-	report, err := enforcer.Enforcement(ctx, index)
-	if err != nil {
+	var report EnforcementReport
+	var err error
+	late := c.pause(func() { report, err = enforcer.Enforcement(ctx, index) })
+	if err = cmp.Or(err, late); err != nil {
 		return nil, fmt.Errorf("ask the nodes for the enforcement of index %d: %w", index, err)
 	}
 	answer := &describeEnforcementAnswer{Index: strconv.FormatUint(report.Index, 10), State: report.state()}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"time"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
@@ -31,14 +32,15 @@ type Received struct {
 
 // A Reply is the answer to a Received.
 type Reply struct {
-	Status int         `json:"status"`
-	Header http.Header `json:"header"`
-	Body   []byte      `json:"-"`
+	Status int           `json:"status"`
+	Header http.Header   `json:"header"`
+	Wait   time.Duration `json:"wait,omitempty"` // before the client gets it
+	Body   []byte        `json:"-"`
 }
 
 // receive reads a request.
-func receive(w http.ResponseWriter, r *http.Request) (*Received, error) {
-	body, err := readBody(w, r)
+func (s *Server) receive(w http.ResponseWriter, r *http.Request) (*Received, error) {
+	body, err := s.readBody(w, r)
 	return &Received{r.Method, r.URL.RawQuery, r.Host, r.Header, r.RemoteAddr, body}, err
 }
 
@@ -53,8 +55,10 @@ func (q *Received) request(ctx context.Context) *http.Request {
 }
 
 // from returns the client's address for an audit record.
-func (q *Received) from() string {
-	if a, err := netip.ParseAddrPort(q.Source); err == nil {
+func (q *Received) from() string { return addressOf(q.Source) }
+
+func addressOf(source string) string {
+	if a, err := netip.ParseAddrPort(source); err == nil {
 		return a.Addr().Unmap().String()
 	}
 	return localSource
@@ -89,6 +93,7 @@ func (a *Reply) write(w http.ResponseWriter) {
 func (s *Server) Answer(ctx context.Context, q *Received, via ec2.NodeID) (*Reply, error) {
 	c := s.newCall(ctx)
 	c.via = via
+	defer c.endWork()
 	answer, err := s.serve(c, q)
 	if errors.Is(err, ErrElsewhere) && c.applied == 1 {
 		return nil, ErrElsewhere
@@ -96,5 +101,5 @@ func (s *Server) Answer(ctx context.Context, q *Received, via ec2.NodeID) (*Repl
 	if err != nil {
 		return s.refusal(c, err), nil
 	}
-	return &Reply{http.StatusOK, c.header, c.service.encodeAnswer(c.action, c.version, c.id, answer)}, nil
+	return &Reply{Status: http.StatusOK, Header: c.header, Body: c.service.encodeAnswer(c.action, c.version, c.id, answer)}, nil
 }

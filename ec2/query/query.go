@@ -60,6 +60,9 @@ type Config struct {
 	// Refused gets each call for a change that was refused: with its caller, or with a nil
 	// Audit if it is only to be counted, for account. Default: refused calls are forgotten.
 	Refused func(account ec2.AccountID, call *ec2.Audit, refusal *ec2.Error)
+	// Rate is how many times as often as at EC2 an account may call each action. Default 0: as
+	// often as it likes.
+	Rate float64
 	// Logger gets the errors that are not the caller's. Default: these errors are not
 	// logged, and the cause of an InternalError is lost.
 	Logger *slog.Logger
@@ -78,9 +81,10 @@ const (
 )
 
 // Server answers the Query API. It is an http.Handler that is safe for concurrent use: it
-// has no state but its Config.
+// has no state but its Config, and what it counts to bound the requests.
 type Server struct {
-	cfg Config
+	cfg    Config
+	limits limits
 }
 
 // New checks cfg and fills its defaults.
@@ -102,13 +106,13 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg}, nil
+	return &Server{cfg, newLimits(cfg.Rate)}, nil
 }
 
 // ServeHTTP answers one request. Every answer has the request's id in its document and in
 // a header, because the JavaScript SDK v3 reads only the header.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	q, err := receive(w, r)
+	q, err := s.receive(w, r)
 	var reply *Reply
 	if err == nil {
 		reply, err = s.cfg.Forward(r.Context(), q, func(ctx context.Context) (*Reply, error) { return s.Answer(ctx, q, "") })
@@ -118,6 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.service = serviceOf(q.Query, string(q.Body))
 		reply = s.refusal(c, err)
 	}
+	heldBack(r.Context(), reply.Wait)
 	reply.write(w)
 }
 
@@ -139,8 +144,12 @@ func (s *Server) refusal(c *call, err error) *Reply {
 	if e.Code == "Unavailable" {
 		c.header.Set("Retry-After", "1") // an election takes about as long
 	}
-	status, document := c.service.encodeError(e, c.id)
-	return &Reply{status, c.header, document}
+	reply := &Reply{Header: c.header}
+	if isThrottled(e) {
+		reply.Wait = throttledWait
+	}
+	reply.Status, reply.Body = c.service.encodeError(e, c.id)
+	return reply
 }
 
 // refused reports a refused call for a change. A call whose caller is not known is only counted.
@@ -149,6 +158,8 @@ func (s *Server) refused(c *call, e *ec2.Error) {
 	case s.cfg.Refused == nil || c.dryRun:
 	case c.account == "":
 		s.cfg.Refused("", nil, e)
+	case isThrottled(e):
+		s.cfg.Refused(c.account, nil, e) // a record of each would push out the others
 	case c.audit != nil:
 		s.cfg.Refused(c.account, c.audit, e)
 	}
@@ -168,8 +179,7 @@ func (s *Server) serverError(c *call, id string, err error) *ec2.Error {
 }
 
 func (s *Server) serve(c *call, q *Received) (any, error) {
-	r := q.request(c.ctx)
-	stale, err := s.admit(c, r, q.Body)
+	stale, err := s.admit(c, q, q.request(c.ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +189,9 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 	}
 	action := params.Take("Action")
 	c.version = params.Take("Version")
+	if err := s.throttle(c, action, params); err != nil {
+		return nil, err
+	}
 	if action == "" {
 		return nil, ec2.Errorf("MissingAction", "The request must contain the parameter Action")
 	}
@@ -190,6 +203,9 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 		return nil, c.service.noSuchAction(action)
 	}
 	c.action = action
+	if err := s.read(c, q, stale); err != nil {
+		return nil, err
+	}
 	if stale {
 		if !onlyReads(action) {
 			return nil, ec2.Errorf("InvalidParameterCombination", "The header %s is only for actions that read, not for %s", ReadHeader, action)
@@ -202,32 +218,53 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 			return nil, err
 		}
 	}
+	if err := c.beginWork(); err != nil { // Answer ends it
+		return nil, err
+	}
 	return h.do(c, params)
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return nil, ec2.Errorf("MethodNotAllowed", "The Query API is served to GET and POST")
 	}
 	if r.URL.Path != "/" && r.URL.Path != "" {
 		return nil, ec2.Errorf("InvalidAction", "The Query API is served at /, not at this path")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBody))
-	if err != nil {
-		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return nil, ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", wire.MaxBody)
+	tooLarge := ec2.Errorf("RequestEntityTooLarge", "The request is larger than %d bytes", wire.MaxBody)
+	if r.ContentLength > wire.MaxBody {
+		return nil, tooLarge
+	}
+	in := http.MaxBytesReader(w, r.Body, wire.MaxBody)
+	body, err := io.ReadAll(io.LimitReader(in, smallBody))
+	if err == nil && len(body) == smallBody {
+		if err := s.mayBeLarge(r); err != nil {
+			return nil, err
 		}
+		from := addressOf(r.RemoteAddr)
+		if err := s.limits.bodies.Enter(r.Context(), from); err != nil {
+			return nil, err
+		}
+		defer s.limits.bodies.Leave(from)
+		var rest []byte
+		rest, err = io.ReadAll(in)
+		body = append(body, rest...)
+	}
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, tooLarge
+	}
+	if err != nil {
 		return nil, ec2.Errorf("RequestAborted", "The request's body did not arrive")
 	}
 	return body, nil
 }
 
-// admit checks who sent a request and for which service, and reads the state for it. It
-// reports whether the request asks for a stale read. It makes the checks that need no
-// state first, because reading the state may cost a round trip to the leader.
-func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err error) {
-	c.service = serviceOf(r.URL.RawQuery, string(body))
-	signature, err := sigv4.Parse(r, body)
+// admit checks who sent a request and for which service. It reports whether the request asks for a stale
+// read. It makes the checks that need no state first. The signature is checked with this node's state,
+// so that a caller who is not known causes no call to the leader.
+func (s *Server) admit(c *call, q *Received, r *http.Request) (stale bool, err error) {
+	c.service = serviceOf(q.Query, string(q.Body))
+	signature, err := sigv4.Parse(r, q.Body)
 	if err != nil {
 		return false, err
 	}
@@ -239,30 +276,34 @@ func (s *Server) admit(c *call, r *http.Request, body []byte) (stale bool, err e
 	if err := signature.CheckTime(s.cfg.Now()); err != nil {
 		return false, err
 	}
-	if stale, err = s.read(c, r.Header.Get(ReadHeader)); err != nil {
-		return false, err
+	switch how := r.Header.Get(ReadHeader); how {
+	case "", "stale":
+		stale = how != ""
+	default:
+		return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, wire.Quote(how))
 	}
-	if err := s.authenticate(c, r, body, signature); err != nil {
+	c.signed, c.view = signature, s.cfg.Backend.View()
+	if err := s.authenticate(c, q, r, stale); err != nil {
 		return false, err
 	}
 	return stale, wire.CheckForm(r.Header)
 }
 
-// read sets c.view, the state that the request sees. It has every acknowledged change,
-// unless how, the value of ReadHeader, is "stale": then it is this node's own state. read
-// reports whether it is stale.
-func (s *Server) read(c *call, how string) (stale bool, err error) {
-	switch how {
-	case "":
-		if c.view, err = s.cfg.Backend.ReadView(c.ctx); err != nil {
-			return false, fmt.Errorf("read state: %w", err)
-		}
-		return false, nil
-	case "stale":
-		c.view = s.cfg.Backend.View()
-		return true, nil
+// read sets c.view, the state that the request sees. It has every acknowledged change, unless stale is
+// true: then it stays this node's own state. If the access key has changed since the signature was
+// checked, it is checked again.
+func (s *Server) read(c *call, q *Received, stale bool) (err error) {
+	if stale || c.fresh {
+		return nil
 	}
-	return false, ec2.Errorf("InvalidParameterValue", "The header %s is %s; it can be stale, or missing", ReadHeader, wire.Quote(how))
+	before, _ := c.view.AccessKey(c.accessKey)
+	if c.view, err = s.cfg.Backend.ReadView(c.ctx); err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if now, ok := c.view.AccessKey(c.accessKey); ok && now == before {
+		return nil
+	}
+	return s.check(c, q, q.request(c.ctx))
 }
 
 // requestID makes a random UUID (RFC 9562 §5.4).

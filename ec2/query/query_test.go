@@ -58,6 +58,12 @@ func newWorldBehind(t testing.TB, backend func(*cluster.Cluster) query.Backend) 
 
 func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Cluster) query.Backend) *world {
 	t.Helper()
+	return newWorldConfigured(t, settings, func(c *query.Config, cl *cluster.Cluster) { c.Backend = backend(cl) })
+}
+
+// newWorldConfigured returns a world whose API has the Config that configure changes.
+func newWorldConfigured(t testing.TB, settings ec2.Settings, configure func(*query.Config, *cluster.Cluster)) *world {
+	t.Helper()
 	account := func(id ec2.AccountID, name string, platform ec2.Platform) state.Command {
 		return state.Command{Request: &state.CreateAccount{ID: id, Name: name, Platform: platform, AccessKey: "AKID" + strings.ToUpper(name), Secret: "secret of " + name}}
 	}
@@ -91,7 +97,9 @@ func newWorldWith(t testing.TB, settings ec2.Settings, backend func(*cluster.Clu
 		t.Fatalf("the cluster stopped with %v", err)
 	}
 	w := &world{cluster: c, counted: map[string]int{}}
-	api, err := query.New(query.Config{Backend: backend(c), Refused: w.refuse})
+	config := query.Config{Backend: c, Refused: w.refuse}
+	configure(&config, c)
+	api, err := query.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func status(code string) int {
 		return http.StatusRequestEntityTooLarge
 	case "UnsupportedMediaType":
 		return http.StatusUnsupportedMediaType
-	case "Unavailable":
+	case "Unavailable", "RequestLimitExceeded":
 		return http.StatusServiceUnavailable
 	case "InternalError":
 		return http.StatusInternalServerError

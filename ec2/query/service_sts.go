@@ -67,6 +67,8 @@ func encodeSTSError(e *ec2.Error, id string) (int, []byte) {
 		code, at = "SignatureDoesNotMatch", http.StatusForbidden
 	case code == "MissingAuthenticationToken":
 		message, at = "Request is missing Authentication Token", http.StatusForbidden
+	case code == "RequestLimitExceeded":
+		code, message, at = "Throttling", "Rate exceeded", http.StatusBadRequest
 	case code == "Unavailable":
 		code = "ServiceUnavailable"
 	case code == "InternalError":

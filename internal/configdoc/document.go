@@ -132,6 +132,7 @@ var tomlTypes = map[string]string{
 	"duration":       `string, a duration such as "60s"`,
 	"bool":           "boolean",
 	"int":            "integer",
+	"float64":        "number",
 	"netip.AddrPort": `string, "ADDRESS:PORT"`,
 	"netip.Prefix":   "string, a CIDR block",
 	"[]netip.Prefix": "array of strings, CIDR blocks",

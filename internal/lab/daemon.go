@@ -145,6 +145,7 @@ type nodeConfig struct {
 	APISocket     string         `toml:"api_socket"`
 	ControlSocket string         `toml:"control_socket"`
 	Arena         string         `toml:"arena"`
+	API           apiConfig      `toml:"api"`
 	Peer          *peerConfig    `toml:"peer,omitempty"` // nil: a cluster of one
 	Lab           labConfig      `toml:"lab"`
 	Uplink        uplinkConfig   `toml:"uplink"`
@@ -152,6 +153,15 @@ type nodeConfig struct {
 	Settings      settingsConfig `toml:"settings"`
 	Accounts      []Account      `toml:"account"`
 }
+
+// apiConfig bounds what callers of the API may take.
+type apiConfig struct {
+	Rate float64 `toml:"rate"`
+}
+
+// apiRate is how many times as often as at EC2 an account of a lab may call the API: a lab is for tests and
+// for tools that do not wait.
+const apiRate = 1000
 
 // peerConfig says where the other nodes reach this node.
 type peerConfig struct {
@@ -199,6 +209,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 		APISocket:     l.apiSocket(node),
 		ControlSocket: l.controlSocket(node),
 		Arena:         l.arena(node),
+		API:           apiConfig{Rate: apiRate},
 		Peer:          peer,
 		Lab: labConfig{
 			NamespacePrefix: l.namespace(""),

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -63,13 +64,41 @@ type Config struct {
 	// other machines.
 	Halt bool `toml:"halt"`
 
-	Peer     Peer      `toml:"peer"`
-	Lab      Lab       `toml:"lab"`
-	Uplink   Uplink    `toml:"uplink"`
-	Classic  Classic   `toml:"classic"`
-	Settings Settings  `toml:"settings"`
-	Account  []Account `toml:"account"`
+	APILimits API       `toml:"api"`
+	Peer      Peer      `toml:"peer"`
+	Lab       Lab       `toml:"lab"`
+	Uplink    Uplink    `toml:"uplink"`
+	Classic   Classic   `toml:"classic"`
+	Settings  Settings  `toml:"settings"`
+	Account   []Account `toml:"account"`
 }
+
+// API bounds what the callers of the Query API can take of this node.
+type API struct {
+	// Rate is how many times as often as at EC2 an account may call each action at this node, up to 1e6.
+	// Default 1: EC2's own rates, such as 20 reads in a second after a burst of 100. Beyond it the error is
+	// RequestLimitExceeded. If it is too low, useful requests are throttled; if too high, one account can
+	// take most of the processor.
+	Rate float64 `toml:"rate"`
+	// Connections is how many connections the Unix socket and api_listen may each have, from 4 to 100,000.
+	// Default 1024. One address has at most a quarter of those of api_listen. Connections beyond it displace
+	// idle ones. With fewer, busy clients are refused; with more, strangers can take more memory.
+	Connections int `toml:"connections"`
+}
+
+const defaultAPIConnections = 1024
+
+func (a API) check() error {
+	if a.Rate != 0 && !(a.Rate > 0 && a.Rate <= 1e6) {
+		return fmt.Errorf(`"api.rate" is %g; it must be above 0, and at most 1000000`, a.Rate)
+	}
+	if a.Connections != 0 && (a.Connections < 4 || a.Connections > 100_000) {
+		return fmt.Errorf(`"api.connections" is %d; it must be 4 to 100,000`, a.Connections)
+	}
+	return nil
+}
+
+func (a API) rate() float64 { return cmp.Or(a.Rate, 1) }
 
 // Peer is how the nodes of a cluster reach each other. Without it the node is a cluster of one.
 type Peer struct {
@@ -278,7 +307,7 @@ func (c *Config) check() error {
 	if c.Uplink.Device != "" && !c.Uplink.GatewayMAC.IsUnicast() {
 		return fmt.Errorf(`"uplink.gateway_mac" is %s; it must be the unicast MAC of the next router`, c.Uplink.GatewayMAC)
 	}
-	if err := c.Peer.check(); err != nil {
+	if err := cmp.Or(c.APILimits.check(), c.Peer.check()); err != nil {
 		return err
 	}
 	return c.rehearse()

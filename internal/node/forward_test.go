@@ -28,10 +28,15 @@ const createWeb = "Action=CreateSecurityGroup&Version=2016-11-15&GroupName=web&G
 // signed returns an API request of albert, signed with a secret.
 func signed(t *testing.T, form, secret string) *http.Request {
 	t.Helper()
+	return signedBy(t, "AKIDALBERT", form, secret)
+}
+
+func signedBy(t testing.TB, accessKey, form, secret string) *http.Request {
+	t.Helper()
 	r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1/", strings.NewReader(form))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	sum := sha256.Sum256([]byte(form))
-	key := aws.Credentials{AccessKeyID: "AKIDALBERT", SecretAccessKey: secret}
+	key := aws.Credentials{AccessKeyID: accessKey, SecretAccessKey: secret}
 	if err := v4.NewSigner().SignHTTP(t.Context(), key, r, hex.EncodeToString(sum[:]), "ec2", "us-east-1", time.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -10,17 +10,13 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -118,7 +114,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		Cluster: n.cluster, Switch: n.sw, Tracker: n.tracker, Identity: identity, Peer: n.peer, Overlay: n.overlay,
 		Plane: n.plane, Fleet: n.fleet, Keyring: n.keys, Rotations: n.Rotations, Refusals: n.refusals, Ready: n.isReady, Logger: log,
 	})
-	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Refused: n.refused, Logger: log}); err != nil {
+	if n.api, err = query.New(query.Config{Backend: backend{n}, Forward: n.forward, Secret: n.keys.open, Refused: n.refused, Rate: c.APILimits.rate(), Logger: log}); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -229,56 +225,6 @@ func (n *Node) runCluster(ctx context.Context) error {
 	return err
 }
 
-// A server is a listener and the handler of its requests.
-type server struct {
-	listener net.Listener
-	handler  http.Handler
-}
-
-// listen opens the listeners of all servers; on an error it closes those that it opened.
-func (n *Node) listen() (servers []server, err error) {
-	defer func() {
-		if err != nil {
-			for _, s := range servers {
-				err = errors.Join(err, s.listener.Close())
-			}
-		}
-	}()
-	for _, s := range []struct {
-		path    string
-		handler http.Handler
-	}{{n.config.APISocket, n.api}, {n.config.ControlSocket, n.control.Handler()}} {
-		l, err := listenUnix(s.path)
-		if err != nil {
-			return servers, err
-		}
-		servers = append(servers, server{l, s.handler})
-	}
-	if !n.config.APIListen.IsValid() {
-		return servers, nil
-	}
-	l, err := n.listenTLS()
-	if err != nil {
-		return servers, err
-	}
-	return append(servers, server{l, n.api}), nil
-}
-
-// listenTLS listens for API requests from other machines. Clients verify the node's certificate with
-// the root of the cluster's certificate authority.
-func (n *Node) listenTLS() (net.Listener, error) {
-	identity, _, err := n.config.identity()
-	if err != nil {
-		return nil, err
-	}
-	if identity == nil {
-		return nil, errors.New(`"api_listen" needs a certificate, which only a node with "peer.listen" has`)
-	}
-	return tls.Listen("tcp", n.config.APIListen.String(), &tls.Config{
-		Certificates: []tls.Certificate{identity.Certificate()}, MinVersion: tls.VersionTLS12,
-	})
-}
-
 // runFounder removes the founder file once the cluster has begun. A node that loses its log later must
 // join again, not begin a second cluster of the same name.
 func (n *Node) runFounder(ctx context.Context) error {
@@ -352,47 +298,4 @@ func (n *Node) isReady() bool {
 	default:
 		return false
 	}
-}
-
-// listenUnix opens a Unix socket that only root may use. It replaces the socket of a process that has
-// ended.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("listen on %s: %w", path, err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
-}
-
-// serve answers HTTP requests until ctx ends. It returns when all handlers have returned, or after one
-// second. Timeouts disconnect slow and idle clients.
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: 2 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		grace, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if server.Shutdown(grace) != nil {
-			_ = server.Close()
-		}
-	})
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	<-stopped // Serve returns as soon as Shutdown begins
-	return nil
 }
