@@ -302,7 +302,7 @@ func TestRefusedCommandOfCallerIsNotProposed(t *testing.T) {
 		index := s.write(at, group)
 		create := state.Command{
 			Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "again"},
-			Audit:   &ec2.Audit{Account: albert, Action: "CreateSecurityGroup"},
+			Audit:   &ec2.Audit{Action: "CreateSecurityGroup"},
 		}
 		for range 50 {
 			_, seen, err := at.Apply(t.Context(), create)

@@ -87,7 +87,7 @@ func (n testNode) refuse(t *testing.T, times int) {
 // TestRefusedCallsAreKeptByTheirNode: a refused call is no entry of the log. palisade audit shows the calls
 // that any node refused, and which nodes could not be asked. They survive a restart.
 func TestRefusedCallsAreKeptByTheirNode(t *testing.T) {
-	_, second, one, _ := twoNodes(t)
+	_, second, one, _ := twoNodes(t, ec2.NonVoter)
 	two := newNode(t, second)
 	stopTwo := two.start(t)
 	waitLeader := func(n testNode) {
@@ -99,12 +99,12 @@ func TestRefusedCallsAreKeptByTheirNode(t *testing.T) {
 	waitLeader(one)
 	waitLeader(two)
 	before := one.cluster.View().Index()
-	one.refuse(t, 30)
-	two.refuse(t, 30)
+	one.refuse(t, 20)
+	two.refuse(t, 20)
 	one.refusals.Add(time.Now(), ec2.Audit{Account: albert, Action: "One"}, &ec2.Error{Code: "X"})
 	two.refusals.Add(time.Now(), ec2.Audit{Account: albert, Action: "Two"}, &ec2.Error{Code: "X"})
 	if after := one.cluster.View().Index(); after > before+5 {
-		t.Errorf("60 refused calls took the log from %d to %d", before, after)
+		t.Errorf("40 refused calls took the log from %d to %d", before, after)
 	}
 	check := func(n testNode, missing ...ec2.NodeID) {
 		t.Helper()
@@ -133,8 +133,8 @@ func TestRefusedCallsAreKeptByTheirNode(t *testing.T) {
 				total++
 			}
 		}
-		if len(missing) == 0 && total != 60 {
-			t.Errorf("asked at %s: %d refused calls, want 60", n.config.Name, total)
+		if len(missing) == 0 && total != 40 {
+			t.Errorf("asked at %s: %d refused calls, want 40", n.config.Name, total)
 		}
 	}
 	check(one)

@@ -62,8 +62,8 @@ func TestRefusalsOfOneAccountDoNotEraseThoseOfAnother(t *testing.T) {
 	if counts[mary][refused.Code] != 10*PerAccount || counts[albert][refused.Code] != 700 {
 		t.Errorf("the counts are %v, want %d for mary and 700 for albert", counts, 10*PerAccount)
 	}
-	if info, err := os.Stat(path); err != nil || info.Size() > 3*InAll*400 {
-		t.Errorf("the file is %v (error %v), want at most %d bytes", info, err, 3*InAll*400)
+	if info, err := os.Stat(path); err != nil || info.Size() > 2*InAll*300 {
+		t.Errorf("the file is %v (error %v), want at most %d bytes", info, err, 2*InAll*300)
 	}
 }
 

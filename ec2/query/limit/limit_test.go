@@ -90,7 +90,10 @@ func TestGateLeavesPlaceForOthers(t *testing.T) {
 			g.Leave("flood")
 		})
 	}
-	if err := g.Enter(ctx, "other"); err != nil {
+	g.wait(t, "flood", 50)
+	late, end := context.WithCancel(ctx)
+	end()
+	if err := g.Enter(late, "other"); err != nil { // without waiting
 		t.Fatalf("the place for others was taken: %v", err)
 	}
 	g.Leave("other")
@@ -99,6 +102,22 @@ func TestGateLeavesPlaceForOthers(t *testing.T) {
 	flood.Wait()
 	if g.free != 3 || len(g.inside)+len(g.waiting)+len(g.circle) != 0 {
 		t.Errorf("after all have left, %d places are free, inside %v, waiting %v and %v; want 3 and none", g.free, g.inside, g.waiting, g.circle)
+	}
+}
+
+// wait returns when a number of calls of a caller wait.
+func (g *Gate) wait(t *testing.T, who string, length int) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		g.mu.Lock()
+		n := len(g.waiting[who])
+		g.mu.Unlock()
+		if n == length {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d calls of %s wait, want %d", n, who, length)
+		}
 	}
 }
 
@@ -118,17 +137,7 @@ func TestGateGivesTurnsInCircle(t *testing.T) {
 				order <- who
 			}
 		}()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			g.mu.Lock()
-			n := len(g.waiting[who])
-			g.mu.Unlock()
-			if n == length {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%d calls of %s wait, want %d", n, who, length)
-			}
-		}
+		g.wait(t, who, length)
 	}
 	for i := range 3 {
 		queue("a", i+1)
@@ -165,5 +174,27 @@ func TestGateForgetsCallsThatGiveUp(t *testing.T) {
 	all.Wait()
 	if g.free != 4 || len(g.inside)+len(g.waiting)+len(g.circle) != 0 {
 		t.Errorf("%d places are free, inside %v, waiting %v and %v; want 4 and none", g.free, g.inside, g.waiting, g.circle)
+	}
+}
+
+// A call whose turn comes at the moment when it gives up gives its place back.
+func TestGateGetsPlaceBackOfCallThatGivesUpInItsTurn(t *testing.T) {
+	for range 50 {
+		g := NewGate(2, 1)
+		if err := g.Enter(t.Context(), "caller"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, giveUp := context.WithCancel(t.Context())
+		entered := make(chan error)
+		go func() { entered <- g.Enter(ctx, "caller") }()
+		g.wait(t, "caller", 1)
+		giveUp()
+		g.Leave("caller")
+		if <-entered == nil {
+			g.Leave("caller")
+		}
+		if g.free != 2 {
+			t.Fatalf("%d places are free, want 2", g.free)
+		}
 	}
 }
