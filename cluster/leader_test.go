@@ -297,20 +297,17 @@ func TestNextWaitsForDecidedIndex(t *testing.T) {
 // refused with every change that was acknowledged before.
 func TestRefusedCommandOfCallerIsNotProposed(t *testing.T) {
 	s := startCluster(t, 3, nil)
-	for _, at := range []*testNode{s.leader(), s.follower()} {
-		group := "refused at " + string(at.name)
-		index := s.write(at, group)
-		create := state.Command{
-			Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: group, Description: "again"},
-			Audit:   &ec2.Audit{Action: "CreateSecurityGroup"},
-		}
+	for i, at := range []*testNode{s.leader(), s.follower()} {
+		request := &state.CreateAccount{ID: ec2.AccountID(fmt.Sprint("11112222333", i)), Name: "of " + string(at.name), Platform: ec2.Classic, AccessKey: fmt.Sprint("AKIDNEW", i), Secret: "x"}
+		_, index := s.apply(at, request)
+		create := state.Command{Request: request, Audit: &ec2.Audit{Action: "CreateAccount"}}
 		for range 50 {
 			_, seen, err := at.Apply(t.Context(), create)
-			if refusal, ok := errors.AsType[*ec2.Error](err); !ok || refusal.Code != "InvalidGroup.Duplicate" || seen < index {
-				t.Fatalf("%s: the same group again: error %v at index %d, want InvalidGroup.Duplicate at %d or later", at.name, err, seen, index)
+			if refusal, ok := errors.AsType[*ec2.Error](err); !ok || refusal.Code != "EntityAlreadyExists" || seen < index {
+				t.Fatalf("%s: the same account again: error %v at index %d, want EntityAlreadyExists at %d or later", at.name, err, seen, index)
 			}
 		}
-		if last := s.leader().raft.LastIndex(); last > index+5 { // barriers follow the group's entry
+		if last := s.leader().raft.LastIndex(); last > index+5 { // barriers follow the account's entry
 			t.Errorf("%s: the log grew from %d to %d by 50 refused commands", at.name, index, last)
 		}
 		for r := range s.read(at).AuditRecords() {

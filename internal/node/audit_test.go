@@ -20,7 +20,7 @@ func TestAuditRequestFiltersRecords(t *testing.T) {
 	n := newNode(t, nodeConfig(t))
 	n.start(t)
 	for _, form := range []string{
-		"Action=CreateSecurityGroup&GroupName=web&GroupDescription=x", "Action=CreateSecurityGroup&GroupName=web&GroupDescription=x",
+		"Action=CreateSecurityGroup&GroupName=web&GroupDescription=x", "Action=CreateSecurityGroup&GroupName=web&GroupDescription=again",
 		"Action=TerminateInstances&InstanceId.1=i-00000001",
 	} {
 		n.ask(signed(t, form+"&Version=2016-11-15", "secret"))
