@@ -20,13 +20,14 @@ const none = ^uint32(0)
 // A shard is a hash table over its part of the arena. mu guards all fields and the entries.
 // Seek reads buckets without mu, so they are also written atomically.
 type shard struct {
-	mu      sync.Mutex
-	slots   []entry
-	buckets []uint32 // first slot of each chain
-	next    []uint32 // slot -> next in its chain, or in the free list
-	noted   []synNote
-	pools   [2]pool
-	_       [64]byte // keeps shards that different cores use in different cache lines
+	mu       sync.Mutex
+	slots    []entry
+	buckets  []uint32 // first slot of each chain
+	next     []uint32 // slot -> next in its chain, or in the free list
+	pools    [2]pool
+	notes    [synNotes]synNote
+	lastNote int      // the oldest of notes, which the next one replaces
+	_        [64]byte // keeps shards that different cores use in different cache lines
 }
 
 // A pool is the range [first, end) of a shard's slots.
@@ -42,7 +43,7 @@ type pool struct {
 // invalid ones.
 func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	s.slots = a.slots(number)
-	s.next, s.noted = make([]uint32, len(s.slots)), make([]synNote, len(s.slots))
+	s.next = make([]uint32, len(s.slots))
 	buckets := 1
 	for buckets < len(s.slots) {
 		buckets <<= 1

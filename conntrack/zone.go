@@ -166,6 +166,7 @@ func (e *entry) tracksTCP() bool { return e.protocol == packet.ProtocolTCP && !e
 // count counts a packet and advances the connection. A connection that was reset ends ten
 // seconds later, whether or not packets follow.
 func (z *Zone) count(e *entry, p *packet.Packet, w way, now time.Duration) {
+	failpoint.Reach()
 	e.packets[w] += p.Segments
 	e.addBytes(w, uint64(p.Len-p.L3))
 	if e.tracksTCP() && e.ignores(p, w) {
@@ -264,6 +265,7 @@ func (z *Zone) Admit(p *packet.Packet, u *Tuple, now time.Duration, a Admission)
 
 // begin fills a free entry with the connection of packet p.
 func (z *Zone) begin(e *entry, p *packet.Packet, k *key, now time.Duration, a Admission) {
+	failpoint.Reach()
 	w := original
 	*e = entry{
 		epoch: z.epoch, src: k.src, dst: k.dst, srcPort: k.srcPort, dstPort: k.dstPort,

@@ -125,6 +125,7 @@ func (f *frame) leavesLostPort(a *Attachment, d conntrack.Direction, peer firewa
 
 // renewLost keeps the memory of lost ports while packets of both directions match them.
 func (f *frame) renewLost(a *Attachment, d conntrack.Direction) {
+	failpoint.Reach()
 	p := &f.pkt
 	if f.trace != nil || !hasPorts(p) {
 		return
