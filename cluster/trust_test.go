@@ -1,5 +1,7 @@
 package cluster
 
+//lint:file-ignore SA1019 Raft still uses the deprecated fields if a header has no name, so they are checked too.
+
 import (
 	"context"
 	"errors"

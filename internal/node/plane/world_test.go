@@ -128,9 +128,3 @@ func (w *world) unregister(e *ec2.Interface) {
 	w.Helper()
 	w.Do(&state.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: e.ID})
 }
-
-// report tells the state that the port of an ended lease is gone.
-func (w *world) report(e *ec2.Interface) {
-	w.Helper()
-	w.Do(&state.ReportInterface{Interface: e.ID, Epoch: e.Epoch})
-}
