@@ -19,8 +19,10 @@ type nftSource struct {
 	web   netip.Addr
 	peers []netip.Addr
 	talks []*nftTalk
-	asked []packet.Template // datagrams and queries that passed
-	seen  map[nftKind]bool
+	// opened counts the connections: each has a client port of its own.
+	opened int
+	asked  []packet.Template // datagrams and queries that passed
+	seen   map[nftKind]bool
 }
 
 // An nftKind is a flow and the ICMP type of its packets.
@@ -105,7 +107,8 @@ func (s *nftSource) answer(p packet.Template) *nftStep {
 // segment makes a TCP segment.
 func (s *nftSource) segment() *nftStep {
 	if len(s.talks) < 10 || s.r.IntN(40) == 0 {
-		s.talks = append(s.talks, &nftTalk{client: uint16(2000 + s.r.IntN(30_000)), server: pick(s.r, uint16(22), 79, 80, 81),
+		s.opened++
+		s.talks = append(s.talks, &nftTalk{client: uint16(2000 + s.opened%60_000), server: pick(s.r, uint16(22), 79, 80, 81),
 			fromNear: s.r.IntN(3) == 0, peer: pick(s.r, s.peers...), next: [2]uint32{s.r.Uint32(), s.r.Uint32()}})
 		if len(s.talks) > 10 {
 			s.talks = s.talks[1:]
