@@ -1,6 +1,10 @@
 package ec2
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
 
 // A KeyKind is a kind of key that a running cluster can replace.
 type KeyKind string
@@ -20,6 +24,7 @@ const (
 	RotationDue    RotationStep = "due"    // the leader makes a new key
 	RotationSpread RotationStep = "spread" // nodes get the new key; none uses it yet
 	RotationUse    RotationStep = "use"    // nodes use the new key, and still accept the old one
+	RotationDrop   RotationStep = "drop"   // of the authority only: clients too see the new one; both are still trusted
 	RotationDone   RotationStep = "done"   // the old key is dropped; the state has no such Rotation any more
 )
 
@@ -32,6 +37,14 @@ type Rotation struct {
 	Key   string    `json:",omitempty"` // id of the new key
 	Cause string    // why it began, for operators
 	Begun time.Time // when it began
+
+	Certificate string `json:",omitempty"` // PEM, of the new authority, whose private key Key names
+}
+
+// AuthorityID returns the id of a certificate authority with this certificate (PEM).
+func AuthorityID(certificate string) string {
+	sum := sha256.Sum256([]byte(certificate))
+	return hex.EncodeToString(sum[:8])
 }
 
 // Expelled is the identity of a node that was fenced or removed: the members refuse it for good.

@@ -85,7 +85,7 @@ func TestKeysAreReplacedUnderFlows(t *testing.T) {
 	r.open(stay)
 	r.flood(fenced, stay[0])
 
-	for _, kind := range []string{"gossip", "tunnels", "secrets"} {
+	for _, kind := range []string{"gossip", "tunnels", "secrets", "ca"} {
 		if out := r.lab.Do(t, "cluster", "rotate", kind); !strings.Contains(out, kind+": replaced on every node") {
 			t.Errorf("cluster rotate %s says\n%s", kind, out)
 		}

@@ -72,7 +72,7 @@ func (r *Recover) apply(t *tx) (Result, error) {
 		return Result{}, ec2.Errorf("MissingParameter", "a recovered cluster needs a node")
 	}
 	// No key of the lost cluster is being replaced any more: the nodes that had it are gone.
-	t.meta.Gossip, t.meta.GossipKey, t.meta.Rotations = nil, nil, nil
+	t.meta.Gossip, t.meta.GossipKey, t.meta.Rotations, t.meta.Authority = nil, nil, nil, ""
 	if r.Gossip != "" {
 		t.meta.Gossip = []string{r.Gossip}
 	}

@@ -20,9 +20,9 @@ type BeginRotation struct {
 
 func (r *BeginRotation) apply(t *tx) (Result, error) {
 	switch r.Kind {
-	case ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey:
+	case ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey, ec2.Authority:
 	default:
-		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not a kind of key; it must be %s, %s or %s", ec2.Clip(string(r.Kind)), ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey)
+		return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not a kind of key; it must be %s, %s, %s or %s", ec2.Clip(string(r.Kind)), ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey, ec2.Authority)
 	}
 	if t.rotation(r.Kind) < 0 {
 		t.rotate(r.Kind, ec2.Clip(r.Cause))
@@ -66,7 +66,7 @@ func (t *tx) expel(n *ec2.Node, rotate bool, how string) {
 	}
 	kinds := []ec2.KeyKind{ec2.GossipKey, ec2.TunnelKeys}
 	if n.Votes() {
-		kinds = append(kinds, ec2.ClusterKey)
+		kinds = append(kinds, ec2.ClusterKey, ec2.Authority)
 		t.meta.Exposed = t.meta.Time
 	}
 	for _, kind := range kinds {
@@ -86,7 +86,12 @@ type AdvanceRotation struct {
 	From  ec2.RotationStep
 	To    ec2.RotationStep // due: the new key was lost before anybody used it
 	Key   string           `json:",omitempty"` // id of the new key, if To is spread
+
+	Certificate string `json:",omitempty"` // PEM, of a new authority, if To is spread
 }
+
+// maxAuthority bounds the certificate of an authority in a State, which has about 700 bytes.
+const maxAuthority = 4 << 10
 
 func (r *AdvanceRotation) apply(t *tx) (Result, error) {
 	at := t.rotation(r.Kind)
@@ -100,14 +105,22 @@ func (r *AdvanceRotation) apply(t *tx) (Result, error) {
 		if !sealKeyID.MatchString(r.Key) || r.Key == t.meta.SealKey || slices.Contains(t.meta.Gossip, r.Key) {
 			return Result{}, ec2.Errorf("InvalidParameterValue", "%q is not the id of a new key", ec2.Clip(r.Key))
 		}
-		now.Key = r.Key
+		if err := t.checkAuthority(r); err != nil {
+			return Result{}, err
+		}
+		now.Key, now.Certificate = r.Key, r.Certificate
 	case r.From == ec2.RotationSpread && r.To == ec2.RotationDue:
-		now.Key = ""
+		now.Key, now.Certificate = "", ""
 	case r.From == ec2.RotationSpread && r.To == ec2.RotationUse && r.Kind == ec2.GossipKey:
 		t.meta.Gossip = append([]string{now.Key}, t.meta.Gossip...)
-	case r.From == ec2.RotationUse && r.To == ec2.RotationDone:
-		if r.Kind == ec2.GossipKey {
+	case r.From == ec2.RotationSpread && r.To == ec2.RotationUse && r.Kind == ec2.Authority:
+	case r.From == ec2.RotationUse && r.To == ec2.RotationDrop && r.Kind == ec2.Authority:
+	case r.From == lastStep(r.Kind) && r.To == ec2.RotationDone:
+		switch r.Kind {
+		case ec2.GossipKey:
 			t.meta.Gossip, t.meta.GossipKey = slices.Clone(t.meta.Gossip[:1]), nil
+		case ec2.Authority:
+			t.meta.Authority = now.Certificate
 		}
 		t.meta.Rotations = slices.Delete(t.meta.Rotations, at, at+1)
 		return Result{}, nil
@@ -116,6 +129,25 @@ func (r *AdvanceRotation) apply(t *tx) (Result, error) {
 	}
 	now.Step = r.To
 	return Result{}, nil
+}
+
+// lastStep returns the step before done.
+func lastStep(kind ec2.KeyKind) ec2.RotationStep {
+	if kind == ec2.Authority {
+		return ec2.RotationDrop
+	}
+	return ec2.RotationUse
+}
+
+// checkAuthority checks the certificate of a new authority, which other kinds of key do not have.
+func (t *tx) checkAuthority(r *AdvanceRotation) error {
+	switch {
+	case r.Kind != ec2.Authority && r.Certificate == "":
+		return nil
+	case r.Kind != ec2.Authority, len(r.Certificate) > maxAuthority, r.Key != ec2.AuthorityID(r.Certificate), r.Certificate == t.meta.Authority:
+		return ec2.Errorf("InvalidParameterValue", "key %s of %s does not belong to the certificate of a new authority", r.Key, r.Kind)
+	}
+	return nil
 }
 
 // reseal carries out a SealSecrets that replaces the cluster key: all secrets change keys in one
@@ -146,6 +178,10 @@ func (t *tx) reseal(r *SealSecrets) (Result, error) {
 // empty in a cluster that has replaced no key since an earlier release kept one in the State: see
 // GossipKey. The caller must not change the slice.
 func (v *View) GossipRing() []string { return v.v.meta.Gossip }
+
+// Authority returns the certificate (PEM) of the authority that signs the certificates of nodes. It is
+// "" in a cluster that still has the authority with which it began; nodes have that in a file.
+func (v *View) Authority() string { return v.v.meta.Authority }
 
 // TunnelEpoch returns the index of the entry since which tunnels need new keys; 0 if none has.
 func (v *View) TunnelEpoch() uint64 { return v.v.meta.Tunnels }

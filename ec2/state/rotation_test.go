@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 func rotationSamples() map[string]Request {
 	return map[string]Request{
 		"BeginRotation":        &BeginRotation{ec2.GossipKey, "an operator asked for it"},
-		"AdvanceRotation":      &AdvanceRotation{ec2.GossipKey, 12, ec2.RotationDue, ec2.RotationSpread, keyID(1)},
+		"AdvanceRotation":      &AdvanceRotation{ec2.GossipKey, 12, ec2.RotationDue, ec2.RotationSpread, keyID(1), ""},
+		"AdvanceRotation-ca":   &AdvanceRotation{ec2.Authority, 12, ec2.RotationDue, ec2.RotationSpread, ec2.AuthorityID("pem"), "pem"},
 		"FenceNode-rotate":     &FenceNode{Node: "node2", Rotate: true},
 		"RemoveNode-rotate":    &RemoveNode{Node: "node2", Rotate: true},
 		"SealSecrets-replaces": &SealSecrets{keyID(2), map[string][]byte{"AKIDALBERT": []byte("box")}, keyID(1)},
@@ -27,13 +29,17 @@ func keyID(n int) string { return fmt.Sprintf("%016x", n) }
 func randomRotation(rng *rand.Rand, v *View) Request {
 	under := v.Rotations()
 	if len(under) == 0 || rng.IntN(4) == 0 {
-		return &BeginRotation{[]ec2.KeyKind{ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey, "other"}[rng.IntN(4)], "test"}
+		return &BeginRotation{[]ec2.KeyKind{ec2.GossipKey, ec2.TunnelKeys, ec2.ClusterKey, ec2.Authority, "other"}[rng.IntN(5)], "test"}
 	}
-	steps := []ec2.RotationStep{ec2.RotationDue, ec2.RotationSpread, ec2.RotationUse, ec2.RotationDone}
+	steps := []ec2.RotationStep{ec2.RotationDue, ec2.RotationSpread, ec2.RotationUse, ec2.RotationDrop, ec2.RotationDone}
 	r := under[rng.IntN(len(under))]
-	a := &AdvanceRotation{Kind: r.Kind, Index: r.Index, From: r.Step, To: steps[rng.IntN(4)]}
+	a := &AdvanceRotation{Kind: r.Kind, Index: r.Index, From: r.Step, To: steps[rng.IntN(5)]}
 	if a.To == ec2.RotationSpread {
 		a.Key = keyID(int(v.Index()))
+	}
+	if a.To == ec2.RotationSpread && r.Kind == ec2.Authority {
+		a.Certificate = fmt.Sprint("certificate ", v.Index())
+		a.Key = ec2.AuthorityID(a.Certificate)
 	}
 	return a
 }
@@ -51,7 +57,7 @@ func (r *replay) rotation(kind ec2.KeyKind) ec2.Rotation {
 func (r *replay) advance(kind ec2.KeyKind, to ec2.RotationStep, key string) {
 	r.t.Helper()
 	now := r.rotation(kind)
-	r.must(&AdvanceRotation{kind, now.Index, now.Step, to, key})
+	r.must(&AdvanceRotation{kind, now.Index, now.Step, to, key, ""})
 }
 
 func (r *replay) wantRing(want ...string) {
@@ -84,10 +90,10 @@ func TestGossipKeyIsReplacedStepByStep(t *testing.T) {
 	if now := r.rotation(ec2.GossipKey); now != began {
 		t.Errorf("a second request changed the rotation to %+v, want %+v", now, began)
 	}
-	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationSpread, ec2.RotationUse, ""}, "IncorrectState")
-	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index - 1, ec2.RotationDue, ec2.RotationSpread, keyID(2)}, "IncorrectState")
-	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationDue, ec2.RotationDone, ""}, "InvalidParameterValue")
-	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationDue, ec2.RotationSpread, keyID(1)}, "InvalidParameterValue")
+	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationSpread, ec2.RotationUse, "", ""}, "IncorrectState")
+	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index - 1, ec2.RotationDue, ec2.RotationSpread, keyID(2), ""}, "IncorrectState")
+	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationDue, ec2.RotationDone, "", ""}, "InvalidParameterValue")
+	r.refused(&AdvanceRotation{ec2.GossipKey, began.Index, ec2.RotationDue, ec2.RotationSpread, keyID(1), ""}, "InvalidParameterValue")
 	r.refused(&BeginRotation{"other", "test"}, "InvalidParameterValue")
 	r.advance(ec2.GossipKey, ec2.RotationSpread, keyID(2))
 	r.wantRing(keyID(1))
@@ -100,6 +106,57 @@ func TestGossipKeyIsReplacedStepByStep(t *testing.T) {
 	if n := len(r.state.View().Rotations()); n != 0 {
 		t.Errorf("%d rotations are under way at the end, want 0", n)
 	}
+}
+
+// The certificate of a new authority is in the state from the first step on. It is the cluster's only after
+// each step, and a voter that is fenced meanwhile does not know the one that becomes the cluster's.
+func TestAuthorityIsReplacedStepByStep(t *testing.T) {
+	r := newTrio(t)
+	ca := ec2.Authority
+	want := func(inForce, next string) {
+		t.Helper()
+		now, _ := r.state.View().Rotation(ca)
+		if got := r.state.View().Authority(); got != inForce || now.Certificate != next {
+			t.Errorf("the authority is %q, to be replaced by %q; want %q, %q", got, now.Certificate, inForce, next)
+		}
+	}
+	spread := func(certificate string) {
+		t.Helper()
+		r.must(&AdvanceRotation{ca, r.rotation(ca).Index, ec2.RotationDue, ec2.RotationSpread, ec2.AuthorityID(certificate), certificate})
+	}
+	refuse := func(to ec2.RotationStep, key, certificate string) {
+		t.Helper()
+		now := r.rotation(ca)
+		r.refused(&AdvanceRotation{ca, now.Index, now.Step, to, key, certificate}, "InvalidParameterValue")
+	}
+	r.must(&BeginRotation{ca, "test"})
+	refuse(ec2.RotationSpread, keyID(1), "")
+	refuse(ec2.RotationSpread, keyID(1), "one")
+	refuse(ec2.RotationSpread, ec2.AuthorityID(strings.Repeat("x", 5000)), strings.Repeat("x", 5000))
+	spread("one")
+	want("", "one")
+	refuse(ec2.RotationDrop, "", "")
+	refuse(ec2.RotationDone, "", "")
+	r.advance(ca, ec2.RotationUse, "")
+	refuse(ec2.RotationDone, "", "")
+	r.advance(ca, ec2.RotationDrop, "")
+	want("", "one")
+	r.advance(ca, ec2.RotationDone, "")
+	want("one", "")
+	r.must(&BeginRotation{ca, "test"})
+	refuse(ec2.RotationSpread, ec2.AuthorityID("one"), "one") // is in force already
+	spread("two")
+	r.advance(ca, ec2.RotationDue, "") // nobody had it
+	want("one", "")
+	spread("three")
+	r.advance(ca, ec2.RotationUse, "")
+	r.must(&FenceNode{Node: "node3", Rotate: true})
+	want("one", "")
+	if now := r.rotation(ca); now.Step != ec2.RotationDue || now.Key != "" {
+		t.Errorf("the key that the fenced voter got is still to be used: %+v", now)
+	}
+	r.must(&BeginRotation{ec2.GossipKey, "test"})
+	r.refused(&AdvanceRotation{ec2.GossipKey, r.rotation(ec2.GossipKey).Index, ec2.RotationDue, ec2.RotationSpread, ec2.AuthorityID("four"), "four"}, "InvalidParameterValue")
 }
 
 // The key that an earlier release kept in the State leaves it at the end of the first rotation.
@@ -130,7 +187,7 @@ func TestExpelledNodeKnowsNoKey(t *testing.T) {
 	if now := r.rotation(ec2.GossipKey); now.Step != ec2.RotationDue || now.Key != "" || now.Index != fenced {
 		t.Errorf("the key that the fenced node may have got is still to be used: %+v", now)
 	}
-	if got, want := kindsOf(r.state.View()), []ec2.KeyKind{ec2.GossipKey, ec2.ClusterKey, ec2.TunnelKeys}; !slices.Equal(got, want) {
+	if got, want := kindsOf(r.state.View()), []ec2.KeyKind{ec2.Authority, ec2.GossipKey, ec2.ClusterKey, ec2.TunnelKeys}; !slices.Equal(got, want) {
 		t.Errorf("after the fence of a voter %v are replaced, want %v", got, want)
 	}
 	if got := r.state.View().TunnelEpoch(); got != fenced {
@@ -174,7 +231,7 @@ func TestClusterKeyIsReplacedForAllSecretsAtOnce(t *testing.T) {
 	r.must(&FenceNode{Node: "node3", Rotate: true})
 	fenced := r.state.View()
 	r.advance(ec2.ClusterKey, ec2.RotationSpread, keyID(2))
-	r.refused(&AdvanceRotation{ec2.ClusterKey, fenced.Index(), ec2.RotationSpread, ec2.RotationUse, ""}, "InvalidParameterValue")
+	r.refused(&AdvanceRotation{ec2.ClusterKey, fenced.Index(), ec2.RotationSpread, ec2.RotationUse, "", ""}, "InvalidParameterValue")
 	r.now = r.now.Add(time.Second)
 	r.must(&CreateAccessKey{albert, "AKIDALBERTSECOND", ec2.SealedSecret{Key: keyID(1), Box: []byte("box")}})
 	r.refused(seal, "IncorrectState") // it lacks the key that was created meanwhile

@@ -64,6 +64,7 @@ type meta struct {
 	Gossip    []string       `json:",omitempty"` // ids of the gossip keys, the one in use first
 	Tunnels   uint64         `json:",omitempty"` // index of the entry since which tunnels need new keys
 	Rotations []ec2.Rotation `json:",omitempty"` // of keys that are being replaced
+	Authority string         `json:",omitempty"` // certificate of the authority, if it was ever replaced
 	Expelled  []ec2.Expelled `json:",omitempty"` // nodes that were fenced or removed, oldest first
 	Exposed   time.Time      `json:",omitzero"`  // when a node that could read secrets was last fenced or removed
 

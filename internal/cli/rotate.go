@@ -22,17 +22,21 @@ func newClusterRotate() *cobra.Command {
 	var choice nodeChoice
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use:   "rotate gossip|tunnels|secrets",
+		Use:   "rotate gossip|tunnels|secrets|ca",
 		Short: "Replace a key of the cluster under traffic",
 		Long: `Replace a key of the cluster on every node, without interrupting a connection:
   gossip    the key that encrypts gossip
   tunnels   the keys between each two nodes, which encrypt frames
   secrets   the cluster key; the secrets of all access keys are sealed with a new one
+  ca        the certificate authority; every node gets a new certificate
 
 The command shows which nodes are done with each step, and waits. A node that cannot be reached holds the
 rotation up: nothing is lost meanwhile, and the rotation goes on when the node is back, or without it when it
 is fenced. If you interrupt the command, the cluster goes on by itself; the same command shows the progress
-again. Fencing or removing a node does all this by itself.
+again. Fencing or removing a node does all this by itself; "secrets" and "ca" only if the node was a voter.
+
+While "ca" runs, ca.pem has both authorities. At its end ca.pem has only the new one: a client that has a copy
+needs the new file, and join tokens that were made before are void.
 
 Backups made before "rotate secrets" are sealed with the old cluster key: keep a copy of it with them.`,
 		Example: `  palisade cluster rotate gossip
@@ -61,6 +65,9 @@ Backups made before "rotate secrets" are sealed with the old cluster key: keep a
 				return printJSON(cmd.OutOrStdout(), began)
 			}
 			fmt.Fprintf(out, "%s: replaced on every node\n", kind)
+			if kind == ec2.Authority {
+				fmt.Fprintln(out, "Join tokens that were made before are void: make new ones. Clients with a copy of ca.pem need the new file.")
+			}
 			return nil
 		},
 	}
@@ -105,6 +112,7 @@ func watchRotation(ctx context.Context, out io.Writer, choice *nodeChoice, kind 
 func describeRotation(p control.RotationProgress) string {
 	what := map[ec2.RotationStep]string{
 		ec2.RotationDue: "make a new key", ec2.RotationSpread: "give the new key to all nodes", ec2.RotationUse: "use the new key",
+		ec2.RotationDrop: "show the new certificates to clients",
 	}[p.Step]
 	var done, waits []string
 	for _, n := range p.Nodes {

@@ -41,6 +41,7 @@ import (
 type Node struct {
 	config        Config
 	log           *slog.Logger
+	id            *peer.Identity   // nil in a cluster of one
 	peer          *peer.Peer       // nil in a cluster of one
 	overlay       *overlay.Overlay // nil in a cluster of one
 	cluster       *cluster.Cluster
@@ -56,6 +57,7 @@ type Node struct {
 	api           *query.Server
 	forwards      chan struct{} // holds a slot for each API request that another node answers
 	rotationDue   chan struct{} // capacity 1: filled when the state has changed, for runRotation
+	made          madeAuthority // owned by runRotation
 	ready         atomic.Bool   // the first View is enforced, and instances that still run have their ports
 }
 
@@ -137,6 +139,7 @@ func (n *Node) openTracker() (owners *plane.Owners, err error) {
 
 // connect makes the peer, for calls between nodes, and the overlay, for tunnels.
 func (n *Node) connect(identity *peer.Identity) (err error) {
+	n.id = identity
 	n.peer, err = peer.New(peer.Config{Identity: identity, Listen: n.config.Peer.Listen, Nodes: directory{n}, Logger: n.log})
 	if err != nil {
 		return err
@@ -145,6 +148,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.handleKey()
 	n.peer.Handle(methodAPI, n.passedOn)
 	n.handleRotation()
+	n.handleRenew()
 	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
 	return err
 }

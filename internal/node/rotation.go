@@ -33,14 +33,21 @@ const (
 // runRotation does this node's part of rotations, and on the leader advances them. When there is none, only
 // a change of the state wakes it.
 func (n *Node) runRotation(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-n.cluster.Ready():
+	for ready := false; !ready; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.cluster.Ready():
+			ready = true
+		case <-time.After(lateEvery):
+			if n.peer != nil {
+				n.renewLate(ctx)
+			}
+		}
 	}
 	for logged := ""; ; {
 		var again <-chan time.Time
-		err := n.followRotations(ctx)
+		err := errors.Join(n.followAuthority(ctx), n.followRotations(ctx))
 		if leader, _ := n.cluster.Leader(); leader == n.config.Name {
 			err = errors.Join(err, n.advanceRotations(ctx))
 		}
@@ -147,6 +154,9 @@ func (n *Node) advanceRotations(ctx context.Context) error {
 
 func (n *Node) advance(ctx context.Context, view *state.View, r ec2.Rotation, reports map[ec2.NodeID]rotationReport) error {
 	step := state.AdvanceRotation{Kind: r.Kind, Index: r.Index, From: r.Step}
+	if r.Step == ec2.RotationDue && r.Kind == ec2.Authority {
+		return n.beginAuthority(ctx, r)
+	}
 	if r.Step == ec2.RotationDue {
 		key := secret.NewKey()
 		step.To, step.Key = ec2.RotationSpread, key.ID()
@@ -168,7 +178,9 @@ func (n *Node) advance(ctx context.Context, view *state.View, r ec2.Rotation, re
 	switch {
 	case len(waits) > 0:
 		return fmt.Errorf("waits for %s", strings.Join(waits, "; "))
-	case r.Step == ec2.RotationUse:
+	case r.Step == ec2.RotationUse && r.Kind == ec2.Authority:
+		step.To = ec2.RotationDrop
+	case r.Step != ec2.RotationSpread:
 		step.To = ec2.RotationDone
 	case r.Kind == ec2.ClusterKey:
 		return n.reseal(ctx, r)
@@ -233,6 +245,9 @@ type rotationReport struct {
 	ClusterKeys   []string `json:"cluster_keys,omitempty"`
 	Tunnels       uint64   `json:"tunnels,omitempty"`     // epoch of the tunnels' keys
 	OldTunnels    []string `json:"old_tunnels,omitempty"` // nodes with which it still uses older ones
+	CATrusts      []string `json:"ca_trusts,omitempty"`
+	CAKeys        []string `json:"ca_keys,omitempty"`
+	CASigners     []string `json:"ca_signers,omitempty"` // of its certificates, the newest first
 	err           error    // why there is no report
 }
 
@@ -248,6 +263,7 @@ func (n *Node) rotationReport() rotationReport {
 	if n.overlay != nil {
 		r.Tunnels, r.OldTunnels = n.overlay.Renewed()
 	}
+	n.reportAuthority(&r)
 	return r
 }
 
@@ -291,7 +307,7 @@ func (n *Node) askRotation(ctx context.Context, node ec2.NodeID) (r rotationRepo
 // anyHas reports whether a node has the new key of a rotation.
 func anyHas(reports map[ec2.NodeID]rotationReport, r ec2.Rotation) bool {
 	for _, report := range reports {
-		if slices.Contains(report.GossipHas, r.Key) || slices.Contains(report.ClusterKeys, r.Key) {
+		if slices.Contains(report.GossipHas, r.Key) || slices.Contains(report.ClusterKeys, r.Key) || slices.Contains(report.CAKeys, r.Key) {
 			return true
 		}
 	}
@@ -305,19 +321,21 @@ func rotationProgress(view *state.View, r ec2.Rotation, reports map[ec2.NodeID]r
 		if !m.Member() || r.Kind == ec2.ClusterKey && !hasClusterKey(m) {
 			continue
 		}
-		why := rotationWaits(view, r, reports[m.ID])
+		why := rotationWaits(view, r, m, reports[m.ID])
 		p.Nodes = append(p.Nodes, control.RotationNode{Node: m.ID, Done: why == "", Why: why})
 	}
 	return p
 }
 
 // rotationWaits returns "" if a node is done with the present step of a rotation, else what it lacks.
-func rotationWaits(view *state.View, r ec2.Rotation, report rotationReport) string {
+func rotationWaits(view *state.View, r ec2.Rotation, node *ec2.Node, report rotationReport) string {
 	switch has := report; {
 	case report.err != nil:
 		return "not reached: " + report.err.Error()
 	case r.Step == ec2.RotationDue:
 		return "no new key yet"
+	case r.Kind == ec2.Authority:
+		return authorityWaits(node, r, has)
 	case r.Kind == ec2.TunnelKeys && has.Tunnels < r.Index:
 		return "has not heard of it yet"
 	case r.Kind == ec2.TunnelKeys && len(has.OldTunnels) > 0:

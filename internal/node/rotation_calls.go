@@ -63,6 +63,8 @@ func (n *Node) giveKey(to *ec2.Node, q rotationKeyRequest) ([]byte, error) {
 			return nil, fmt.Errorf("%s is no voter: it does not get the cluster key", to.ID)
 		}
 		key = n.keys.find(q.Key)
+	case ec2.Authority:
+		return n.giveAuthorityKey(to, q.Key)
 	}
 	if key == nil {
 		return nil, fmt.Errorf("%s does not have key %s of %s", n.config.Name, ec2.Clip(q.Key), ec2.Clip(string(q.Kind)))

@@ -62,11 +62,7 @@ func (n *Node) listen() (servers []server, err error) {
 // listenTLS listens for API requests from other machines. Clients verify the node's certificate with
 // the root of the cluster's certificate authority.
 func (n *Node) listenTLS() (net.Listener, error) {
-	identity, _, err := n.config.identity()
-	if err != nil {
-		return nil, err
-	}
-	if identity == nil {
+	if n.id == nil {
 		return nil, errors.New(`"api_listen" needs a certificate, which only a node with "peer.listen" has`)
 	}
 	l, err := net.Listen("tcp", n.config.APIListen.String())
@@ -74,7 +70,11 @@ func (n *Node) listenTLS() (net.Listener, error) {
 		return nil, err
 	}
 	return tls.NewListener(n.limitAPI(4).listener(l), &tls.Config{
-		Certificates: []tls.Certificate{identity.Certificate()}, MinVersion: tls.VersionTLS12,
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c := n.id.PublicCertificate() // changes while the authority is replaced
+			return &c, nil
+		},
 	}), nil
 }
 

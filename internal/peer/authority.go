@@ -44,14 +44,12 @@ type authority struct {
 	key  *ecdsa.PrivateKey // nil on a node that is no voter
 }
 
-func newAuthority() (authority, error) {
+// newAuthority makes an authority for a cluster. One that replaces another is for the same cluster.
+func newAuthority(cluster string) (authority, error) {
 	key, err := newKey()
 	if err != nil {
 		return authority{}, err
 	}
-	var id [16]byte
-	rand.Read(id[:])
-	cluster := hex.EncodeToString(id[:])
 	template := &x509.Certificate{
 		SerialNumber:          newSerial(),
 		Subject:               pkix.Name{CommonName: "palisade " + cluster},

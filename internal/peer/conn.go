@@ -160,11 +160,12 @@ func (p *Peer) serverConfig() *tls.Config {
 	join := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ProtocolJoin},
-		Certificates:           []tls.Certificate{p.id.Certificate()},
+		GetCertificate:         certificateOf(p.id.PublicCertificate),
 		SessionTicketsDisabled: true,
 	}
 	members := join.Clone()
 	members.NextProtos = p.protocols()
+	members.GetCertificate = certificateOf(p.id.Certificate)
 	members.ClientAuth = tls.RequireAnyClientCert // VerifyConnection checks the certificate
 	members.VerifyConnection = func(state tls.ConnectionState) error {
 		if state.NegotiatedProtocol == "" {
@@ -186,14 +187,26 @@ func (p *Peer) serverConfig() *tls.Config {
 	return choice
 }
 
+func certificateOf(now func() tls.Certificate) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		c := now()
+		return &c, nil
+	}
+}
+
 // verify checks, during the handshake, the remote node's certificate and membership, and returns
-// its name.
+// its name. For ProtocolRenew it does not matter who signed the certificate.
 func (p *Peer) verify(state tls.ConnectionState, usage x509.ExtKeyUsage) (node string, err error) {
 	if len(state.PeerCertificates) == 0 {
 		return "", errors.New("no certificate")
 	}
 	cert := state.PeerCertificates[0]
-	node, err = checkChain(cert, p.id.authority.root, usage)
+	if state.NegotiatedProtocol == ProtocolRenew {
+		node = cert.Subject.CommonName
+		err = checkName(node)
+	} else {
+		node, err = p.id.now.Load().check(cert, usage)
+	}
 	if err != nil {
 		return "", err
 	}

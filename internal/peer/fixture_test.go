@@ -74,11 +74,11 @@ func member(t *testing.T, first *Identity, node string) *Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := first.authority.certify(node, netip.MustParseAddrPort("127.0.0.1:7400"), key.Public())
+	cert, err := first.authority().certify(node, netip.MustParseAddrPort("127.0.0.1:7400"), key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := newIdentity(cert, key, authority{root: first.authority.root})
+	id, err := newIdentity(cert, key, authority{root: first.authority().root})
 	if err != nil {
 		t.Fatal(err)
 	}

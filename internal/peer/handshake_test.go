@@ -85,9 +85,9 @@ func clientConfig(version uint16, cert *tls.Certificate, protocols ...string) *t
 // URI.
 func twoNames(t *testing.T, one, five *Identity) tls.Certificate {
 	t.Helper()
-	template := *five.cert
+	template := *five.cert()
 	template.URIs = []*url.URL{nodeURI(one.Cluster(), "node2")}
-	cert, err := sign(&template, one.authority.root, five.key.Public(), one.authority.key)
+	cert, err := sign(&template, one.authority().root, five.key.Public(), one.authority().key)
 	if err != nil {
 		t.Fatal(err)
 	}

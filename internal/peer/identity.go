@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,26 +15,29 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 )
 
 // ErrNoIdentity is wrapped by an error of Load if the directory has no identity.
 var ErrNoIdentity = errors.New("no identity")
 
 // Identity is a node's key, its certificate and the cluster's root certificate, and on a voter
-// the authority's key. It is immutable.
+// the authority's key. The node's key never changes. While the authority is replaced, there are two
+// root certificates, which this node trusts, and two certificates of its key.
 //
-// The certificate is valid for 10 years and the root for 30; neither is renewed. This is
-// acceptable because a certificate alone opens no connection: at each connection Peer also asks
-// the Directory, which has the public key of each member. So a fenced voter that has kept the
-// authority's key cannot connect to nodes either. It can only impersonate the cluster to a
-// node that is about to join, until the token expires.
+// The certificate is valid for 10 years and the root for 30. A certificate alone opens no
+// connection: at each connection Peer also asks the Directory, which has the public key of each
+// member. So the authority's key does not admit its owner to nodes. It deceives clients of the API,
+// and nodes that are about to join; so the authority is replaced when a voter is fenced.
 type Identity struct {
-	node      string
-	cluster   string
-	cert      *x509.Certificate
-	key       *ecdsa.PrivateKey
-	authority authority
-	members   []Member
+	node     string
+	cluster  string
+	key      *ecdsa.PrivateKey
+	members  []Member
+	dir      string     // "" if it is in memory only
+	changing sync.Mutex // held by update
+	now      atomic.Pointer[credentials]
 }
 
 // Init creates a cluster. It writes the cluster's authority and the identity of the first node to
@@ -73,25 +77,41 @@ func (id *Identity) Node() string { return id.node }
 func (id *Identity) Cluster() string { return id.cluster }
 
 // PublicKey returns the node's public key as PKIX DER.
-func (id *Identity) PublicKey() []byte { return bytes.Clone(id.cert.RawSubjectPublicKeyInfo) }
+func (id *Identity) PublicKey() []byte { return bytes.Clone(id.cert().RawSubjectPublicKeyInfo) }
 
-// RootPEM returns the cluster's root certificate.
-func (id *Identity) RootPEM() []byte { return encodeCertificate(id.authority.root) }
+// RootPEM returns the root certificate of the cluster. While the authority is replaced, it is the old
+// one, which nodes that join see.
+func (id *Identity) RootPEM() []byte { return encodeCertificate(id.authority().root) }
 
 // HasAuthority reports whether this node has the authority's key and so can admit others.
-func (id *Identity) HasAuthority() bool { return id.authority.key != nil }
+func (id *Identity) HasAuthority() bool { return id.authority().key != nil }
+
+func (id *Identity) cert() *x509.Certificate {
+	cert, _ := id.now.Load().oldest()
+	return cert
+}
+
+func (id *Identity) authority() authority {
+	_, a := id.now.Load().oldest()
+	return a
+}
 
 // Members returns the members in the JoinAnswer with which this node joined. The node trusts them
 // until it has a replicated state.
 func (id *Identity) Members() []Member { return slices.Clone(id.members) }
 
-// Certificate returns the node's certificate chain and key, for a tls.Config.
+// Certificate returns the certificate chain and key that other nodes see, for a tls.Config. It changes
+// while the authority is replaced.
 func (id *Identity) Certificate() tls.Certificate {
-	return tls.Certificate{
-		Certificate: [][]byte{id.cert.Raw, id.authority.root.Raw},
-		PrivateKey:  id.key,
-		Leaf:        id.cert,
-	}
+	cert, a := id.now.Load().newest()
+	return tlsCertificate(cert, a, id.key)
+}
+
+// PublicCertificate returns the chain and key that clients of the API see, and nodes that join. It is
+// signed by the old authority until the new one is known everywhere.
+func (id *Identity) PublicCertificate() tls.Certificate {
+	cert, a := id.now.Load().oldest()
+	return tlsCertificate(cert, a, id.key)
 }
 
 // signatureDomain precedes the data in what Sign signs. So its signatures are never valid in TLS,
@@ -155,7 +175,9 @@ func checkAddress(a netip.AddrPort) error {
 
 // newCluster makes an authority and returns the identity of the first node of a new cluster.
 func newCluster(node string, address netip.AddrPort) (*Identity, error) {
-	a, err := newAuthority()
+	var id [16]byte
+	rand.Read(id[:])
+	a, err := newAuthority(hex.EncodeToString(id[:]))
 	if err != nil {
 		return nil, err
 	}
@@ -173,18 +195,23 @@ func newCluster(node string, address netip.AddrPort) (*Identity, error) {
 // newIdentity makes an Identity. It returns an error if certificate, key and authority do not
 // belong together.
 func newIdentity(cert *x509.Certificate, key *ecdsa.PrivateKey, a authority) (*Identity, error) {
-	node, err := checkChain(cert, a.root, x509.ExtKeyUsageServerAuth)
+	var keys []*ecdsa.PrivateKey
+	if a.key != nil {
+		keys = append(keys, a.key)
+	}
+	c, err := newCredentials(key, []*x509.Certificate{a.root}, []*x509.Certificate{cert}, keys)
 	if err != nil {
 		return nil, err
 	}
-	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, errors.New("the key does not belong to the certificate")
-	}
-	if a.key != nil && !a.key.PublicKey.Equal(a.root.PublicKey) {
-		return nil, errors.New("the authority's key does not belong to the root certificate")
-	}
+	return c.identity(key)
+}
+
+func (c *credentials) identity(key *ecdsa.PrivateKey) (*Identity, error) {
+	cert, a := c.newest()
 	cluster, err := clusterOf(a.root)
-	return &Identity{node: node, cluster: cluster, cert: cert, key: key, authority: a}, err
+	id := &Identity{node: cert.Subject.CommonName, cluster: cluster, key: key}
+	id.now.Store(c)
+	return id, err
 }
 
 // save writes id to dir, the certificate last.
@@ -193,7 +220,11 @@ func (id *Identity) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return save(dir, files)
+	if err := save(dir, files); err != nil {
+		return err
+	}
+	id.dir = dir
+	return nil
 }
 
 func (id *Identity) files() ([]file, error) {
@@ -201,16 +232,13 @@ func (id *Identity) files() ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []file{
-		{rootFile, encodeCertificate(id.authority.root), 0o644},
-		{nodeKeyFile, key, 0o600},
+	root, node, authority, err := id.now.Load().files()
+	if err != nil {
+		return nil, err
 	}
-	if id.HasAuthority() {
-		key, err := encodeKey(id.authority.key)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, file{authorityFile, key, 0o600})
+	files := []file{root, {nodeKeyFile, key, 0o600}}
+	if len(authority.data) > 0 {
+		files = append(files, authority)
 	}
 	if len(id.members) > 0 {
 		members, err := json.Marshal(id.members)
@@ -219,35 +247,24 @@ func (id *Identity) files() ([]file, error) {
 		}
 		files = append(files, file{membersFile, members, 0o644})
 	}
-	return append(files, file{nodeFile, encodeCertificate(id.cert), 0o644}), nil
+	return append(files, node), nil
 }
 
 func load(dir string) (*Identity, error) {
 	at := func(name string) string { return filepath.Join(dir, name) }
-	root, err := loadCertificate(at(rootFile))
-	if err != nil {
-		return nil, err
-	}
-	cert, err := loadCertificate(at(nodeFile))
-	if err != nil {
-		return nil, err
-	}
 	key, err := loadKey(at(nodeKeyFile))
 	if err != nil {
 		return nil, err
 	}
-	a := authority{root: root}
-	if present, err := exists(at(authorityFile)); err != nil {
-		return nil, err
-	} else if present {
-		if a.key, err = loadKey(at(authorityFile)); err != nil {
-			return nil, err
-		}
-	}
-	id, err := newIdentity(cert, key, a)
+	c, err := loadCredentials(dir, key)
 	if err != nil {
 		return nil, err
 	}
+	id, err := c.identity(key)
+	if err != nil {
+		return nil, err
+	}
+	id.dir = dir
 	if present, err := exists(at(membersFile)); err != nil || !present {
 		return id, err
 	}
@@ -259,18 +276,6 @@ func load(dir string) (*Identity, error) {
 		return nil, fmt.Errorf("%s: %w", at(membersFile), err)
 	}
 	return id, nil
-}
-
-func loadCertificate(path string) (*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := parseCertificate(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return cert, nil
 }
 
 func loadKey(path string) (*ecdsa.PrivateKey, error) {

@@ -166,7 +166,7 @@ func TestDamagedIdentityIsRefused(t *testing.T) {
 		},
 		"another's key": func(t *testing.T, at func(string) string) error { return copyKey(t, at(nodeKeyFile), other.key) },
 		"another's authority": func(t *testing.T, at func(string) string) error {
-			return copyKey(t, at(authorityFile), other.authority.key)
+			return copyKey(t, at(authorityFile), other.authority().key)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -120,6 +120,7 @@ type joinResult struct {
 	Authority   []byte   `json:"authority,omitempty"` // key
 	Secret      []byte   `json:"secret,omitempty"`
 	Members     []Member `json:"members,omitempty"`
+	NewRoots    []string `json:"new_roots,omitempty"` // that also sign certificates of members, while Root is being replaced
 }
 
 // Join asks the cluster to admit this node, saves the new identity in c.Dir and returns it. It asks
@@ -332,5 +333,10 @@ func (r *joinResult) identity(node string, key *ecdsa.PrivateKey, token Token) (
 		return nil, fmt.Errorf("the answer's certificate is for %s, not %s", id.node, node)
 	}
 	id.members = r.Members
+	for _, root := range r.NewRoots {
+		if err := id.Trust(root); err != nil {
+			return nil, err
+		}
+	}
 	return id, nil
 }

@@ -126,7 +126,7 @@ func TestJoinedVoterCanAdmit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := checkChain(three.cert, one.id.authority.root, x509.ExtKeyUsageClientAuth); err != nil {
+	if _, err := checkChain(three.cert(), one.id.authority().root, x509.ExtKeyUsageClientAuth); err != nil {
 		t.Errorf("the certificate that the second node signed for the third: %v", err)
 	}
 }
@@ -212,11 +212,11 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	mixed := other.Certificate()
-	mixed.Certificate[1] = one.authority.root.Raw
+	mixed.Certificate[1] = one.authority().root.Raw
 	client, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "node1"}, URIs: one.cert.URIs,
-		NotBefore: notBefore, NotAfter: one.cert.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, one.authority.root, one.key.Public(), one.authority.key)
+		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "node1"}, URIs: one.cert().URIs,
+		NotBefore: notBefore, NotAfter: one.cert().NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, one.authority().root, one.key.Public(), one.authority().key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,8 +229,8 @@ func TestJoinTellsTheSecretOnlyToTheCluster(t *testing.T) {
 		"the cluster":                {one.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, true},
 		"another cluster":            {other.Certificate(), []string{ProtocolJoin}, tls.VersionTLS13, false},
 		"the root beside another's":  {mixed, []string{ProtocolJoin}, tls.VersionTLS13, false},
-		"no root":                    {tls.Certificate{Certificate: [][]byte{one.cert.Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
-		"a certificate for a client": {tls.Certificate{Certificate: [][]byte{client, one.authority.root.Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"no root":                    {tls.Certificate{Certificate: [][]byte{one.cert().Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
+		"a certificate for a client": {tls.Certificate{Certificate: [][]byte{client, one.authority().root.Raw}, PrivateKey: one.key}, []string{ProtocolJoin}, tls.VersionTLS13, false},
 		"no protocol":                {one.Certificate(), nil, tls.VersionTLS13, false},
 		"TLS 1.2":                    {one.Certificate(), []string{ProtocolJoin}, tls.VersionTLS12, false},
 	} {
@@ -288,17 +288,17 @@ func TestJoinRefusesAnswersOfAnotherCluster(t *testing.T) {
 		}
 		return encodeCertificate(cert)
 	}
-	otherKey, _ := encodeKey(other.authority.key)
-	good := certify(one.authority, "node2", key)
+	otherKey, _ := encodeKey(other.authority().key)
+	good := certify(one.authority(), "node2", key)
 	for name, test := range map[string]struct {
 		result joinResult
 		valid  bool
 	}{
 		"good":                {joinResult{Certificate: good, Root: one.RootPEM()}, true},
-		"another root":        {joinResult{Certificate: certify(other.authority, "node2", key), Root: other.RootPEM()}, false},
-		"another signer":      {joinResult{Certificate: certify(other.authority, "node2", key), Root: one.RootPEM()}, false},
-		"another name":        {joinResult{Certificate: certify(one.authority, "node3", key), Root: one.RootPEM()}, false},
-		"another key":         {joinResult{Certificate: certify(one.authority, "node2", one.key), Root: one.RootPEM()}, false},
+		"another root":        {joinResult{Certificate: certify(other.authority(), "node2", key), Root: other.RootPEM()}, false},
+		"another signer":      {joinResult{Certificate: certify(other.authority(), "node2", key), Root: one.RootPEM()}, false},
+		"another name":        {joinResult{Certificate: certify(one.authority(), "node3", key), Root: one.RootPEM()}, false},
+		"another key":         {joinResult{Certificate: certify(one.authority(), "node2", one.key), Root: one.RootPEM()}, false},
 		"another's authority": {joinResult{Certificate: good, Root: one.RootPEM(), Authority: otherKey}, false},
 		"nothing":             {joinResult{}, false},
 	} {

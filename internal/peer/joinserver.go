@@ -90,7 +90,7 @@ func (p *Peer) serveJoin(w http.ResponseWriter, r *http.Request) {
 // judge asks the callback whether to admit the node. If so, it signs a certificate for the key and
 // returns the answer to the node.
 func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.PublicKey) (*joinResult, error) {
-	a := p.id.authority
+	a := p.id.authority() // that the new node has seen in the handshake
 	answer, err := p.admit(ctx, request)
 	if err != nil {
 		return nil, err
@@ -100,6 +100,11 @@ func (p *Peer) judge(ctx context.Context, request JoinRequest, key *ecdsa.Public
 		return nil, err
 	}
 	result := &joinResult{Certificate: encodeCertificate(cert), Root: encodeCertificate(a.root), Secret: answer.Secret, Members: answer.Members}
+	for _, root := range p.id.Trusted() {
+		if root != string(result.Root) {
+			result.NewRoots = append(result.NewRoots, root)
+		}
+	}
 	if answer.Role == "voter" {
 		if result.Authority, err = encodeKey(a.key); err != nil {
 			return nil, err

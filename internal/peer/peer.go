@@ -19,13 +19,14 @@ import (
 	"time"
 )
 
-// ALPN names of the protocols. Only Join works without a client certificate. Peer itself serves
-// Join and RPC.
+// ALPN names of the protocols. Only Join works without a client certificate. Renew takes certificates of
+// members' keys from any authority. Peer itself serves Join, RPC and Renew.
 const (
 	ProtocolRaft   = "palisade-raft/1"
 	ProtocolTunnel = "palisade-tunnel/1"
 	ProtocolRPC    = "palisade-rpc/1"
 	ProtocolJoin   = "palisade-join/1"
+	ProtocolRenew  = "palisade-renew/1"
 )
 
 const (
@@ -67,7 +68,8 @@ type Peer struct {
 	nodes     Directory
 	log       *slog.Logger
 	socket    net.Listener
-	transport *http.Transport
+	transport *http.Transport // of calls
+	renewals  *http.Transport // of AskRenewal
 	pending   pending
 	refusals  refusals
 	joining   chan struct{} // holds a slot for each request to join that is being judged
@@ -115,8 +117,9 @@ func New(c Config) (*Peer, error) {
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.mu.conns = map[string]map[*Conn]struct{}{}
-	p.transport = p.newTransport()
+	p.transport, p.renewals = p.newTransport(ProtocolRPC), p.newTransport(ProtocolRenew)
 	p.Listener(ProtocolRPC)
+	p.Listener(ProtocolRenew)
 	p.Listener(ProtocolJoin)
 	return p, nil
 }
@@ -163,18 +166,21 @@ func (p *Peer) Run(ctx context.Context) error {
 	p.mu.running = true
 	p.mu.Unlock()
 
-	rpc, join := p.rpcServer(), p.joinServer()
+	rpc, join, renew := p.rpcServer(), p.joinServer(), p.renewServer()
 	var wg sync.WaitGroup
 	wg.Go(func() { rpc.Serve(p.listeners[ProtocolRPC]) })
 	wg.Go(func() { join.Serve(p.listeners[ProtocolJoin]) })
+	wg.Go(func() { renew.Serve(p.listeners[ProtocolRenew]) })
 	stop := context.AfterFunc(ctx, func() { p.socket.Close() })
 	err := p.runAccept()
 	stop()
 	rpc.Close()
 	join.Close()
+	renew.Close()
 	wg.Wait()
 	p.work.Wait()
 	p.transport.CloseIdleConnections()
+	p.renewals.CloseIdleConnections()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -74,14 +74,14 @@ func (p *Peer) Methods() []string { return slices.Sorted(maps.Keys(p.handlers)) 
 // Calls to one node share connections. A *RemoteError comes from the remote node. After
 // ErrNotConnected the handler has not run; after any other error it may have run.
 func (p *Peer) Call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
-	answer, err := p.call(ctx, node, method, body)
+	answer, err := p.call(ctx, p.transport, node, method, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s of %s: %w", method, node, err)
 	}
 	return answer, nil
 }
 
-func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]byte, error) {
+func (p *Peer) call(ctx context.Context, transport *http.Transport, node, method string, body []byte) ([]byte, error) {
 	if err := checkName(node); err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 		left := max(time.Until(deadline).Milliseconds(), 1)
 		request.Header.Set(timeoutHeader, strconv.FormatInt(left, 10))
 	}
-	response, err := p.transport.RoundTrip(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (p *Peer) call(ctx context.Context, node, method string, body []byte) ([]by
 	return nil, err
 }
 
-func (p *Peer) newTransport() *http.Transport {
+func (p *Peer) newTransport(protocol string) *http.Transport {
 	return &http.Transport{
 		// Proxy is nil, so that no environment variable adds a proxy between nodes.
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -130,7 +130,7 @@ func (p *Peer) newTransport() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			c, err := p.Dial(ctx, node, ProtocolRPC)
+			c, err := p.Dial(ctx, node, protocol)
 			if err != nil {
 				return nil, fmt.Errorf("%w: %w", ErrNotConnected, err)
 			}

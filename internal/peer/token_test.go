@@ -24,7 +24,7 @@ func TestParseTokenReadsWhatStringWrote(t *testing.T) {
 	if token.SecretHash() != hex.EncodeToString(sum[:]) {
 		t.Error("the secret's hash is not the SHA-256 of the secret")
 	}
-	if token.root != sha256.Sum256(id.authority.root.RawSubjectPublicKeyInfo) {
+	if token.root != sha256.Sum256(id.authority().root.RawSubjectPublicKeyInfo) {
 		t.Error("the token does not have the hash of the authority's key")
 	}
 	if other, _ := NewToken(id.RootPEM()); other.ID == token.ID || other.secret == token.secret {
