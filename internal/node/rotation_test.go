@@ -51,7 +51,8 @@ func newMembers(t *testing.T, n int) *members {
 					alive++
 				}
 			}
-			if alive != n || strings.Count(fmt.Sprint(node.cluster), "node") < n {
+			_, voters, _ := strings.Cut(fmt.Sprint(node.cluster), "voters ")
+			if alive != n || strings.Count(voters, "node") < n {
 				return false
 			}
 		}
