@@ -57,7 +57,7 @@ func TestInstanceShowsZoneOfItsNode(t *testing.T) {
 			t.Errorf("instance is %s in %s with reason %q, want %s in %s with reason %q", i.State.Name, *i.Placement.AvailabilityZone, code, state, zone, reason)
 		}
 	}
-	shown("running", "us-east-1b", "")
+	shown("pending", "us-east-1b", "") // its node has not reported
 	w.change(t, &state.FenceNode{Node: "node2"})
 	shown("stopped", "us-east-1b", "Server.NodeFenced")
 	w.change(t, &state.RemoveNode{Node: "node2"})

@@ -159,8 +159,8 @@ func hashOf(body string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// report acts as the node: it reports that every instance has reached the state that it
-// is changing to, and that every draining interface is gone.
+// report acts as node1: it reports that each of its instances has reached the state that it
+// is changing to, and that each of its draining interfaces is gone.
 func (w *world) report(t *testing.T) {
 	t.Helper()
 	apply := func(r state.Request) {
@@ -171,7 +171,7 @@ func (w *world) report(t *testing.T) {
 	view := w.cluster.View()
 	for i := range view.Instances() {
 		eni, ok := view.Interface(i.Interface)
-		if !ok {
+		if !ok || eni.Node != "node1" {
 			continue
 		}
 		reached := ec2.Running
@@ -184,7 +184,7 @@ func (w *world) report(t *testing.T) {
 		apply(&state.ReportInstance{Instance: i.ID, InterfaceEpoch: eni.Epoch, State: reached})
 	}
 	for eni := range view.Interfaces() {
-		if eni.State == ec2.Draining {
+		if eni.State == ec2.Draining && eni.Node == "node1" {
 			apply(&state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
 		}
 	}
