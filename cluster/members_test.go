@@ -34,8 +34,8 @@ func TestFencedNodeIsExcludedAndCannotReturn(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*testwait.Patience)
 		defer cancel()
 		s.fence(by, victim.name)
-		if n, _ := by.View().Node(victim.name); n.Member() || len(by.View().Rotations()) != 3 {
-			t.Errorf("%s was fenced: its row is %+v, want it fenced; the keys being replaced are %+v, want 3", who, n, by.View().Rotations())
+		if n, _ := by.View().Node(victim.name); n.Member() || len(by.View().Rotations()) != 4 {
+			t.Errorf("%s was fenced: its row is %+v, want it fenced; the keys being replaced are %+v, want 4", who, n, by.View().Rotations())
 		}
 		testwait.For(t, who+" has left Raft", func() bool {
 			return !slices.Contains(votersOf(s.leaderOtherThan(victim).servers()), victim.name)
