@@ -11,6 +11,7 @@ package plane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -117,7 +118,7 @@ func (p *Plane) Apply(view *state.View) error {
 		if err := p.forgetFormer(); err != nil {
 			return err
 		}
-	} else if err := p.storeChanging(); err != nil {
+	} else if err := errors.Join(p.storeCluster(before), p.storeChanging()); err != nil {
 		return err
 	}
 	p.publish(edit)

@@ -6,6 +6,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/ec2/state"
 )
 
 // releasedAddresses are the addresses that a View takes from their interfaces, because a lease has
@@ -87,6 +88,16 @@ func (p *Plane) unleased(owners map[owned]uint64, vni ec2.VNI, a netip.Addr) boo
 		}
 	}
 	return false
+}
+
+// storeCluster stores the owners for the cluster of the View, if the cluster has begun since the View
+// before. The first View of a new cluster has no seed.
+func (p *Plane) storeCluster(before *state.View) error {
+	if p.ownersFile == nil || before.Seed() == p.view.Seed() {
+		return nil
+	}
+	p.ownersFile.ofCluster(p.view.Seed())
+	return p.ownersFile.replace(p.owners())
 }
 
 // storeChanging stores, before a Snapshot is published, that connections of the released addresses

@@ -103,6 +103,7 @@ func New(t *testing.T) *Fixture {
 		t.Fatal(err)
 	}
 	f := NewWith(t, index)
+	f.CatchUp() // a node applies its empty state before the cluster begins
 	for _, command := range Bootstrap() {
 		f.Decide(command.Request)
 	}
