@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -76,6 +77,13 @@ func (c *Cluster) ping(ctx context.Context, nodes []ec2.NodeID) map[ec2.NodeID]e
 			var err error
 			if n != c.cfg.Node {
 				_, err = c.call(ctx, n, methodApplied, question{})
+			}
+			// The fence of this node may have replaced the authority, so that it cannot check the
+			// certificate. A renewal checks the keys of both nodes instead.
+			if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
+				if _, refused := c.cfg.Peer.AskRenewal(ctx, string(n), nil); errors.Is(refused, peer.ErrNotAdmitted) {
+					err = refused
+				}
 			}
 			mu.Lock()
 			defer mu.Unlock()
