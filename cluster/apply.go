@@ -60,7 +60,7 @@ func (c *Cluster) Apply(ctx context.Context, cmd state.Command) (state.Result, u
 }
 
 // ApplyHere is like Apply, but only proposes the command if this node leads, else it returns
-// ErrNotLeader. So nobody but this node says what the command is.
+// ErrNotLeader. So no other node can change the command on its way.
 func (c *Cluster) ApplyHere(ctx context.Context, cmd state.Command) (state.Result, uint64, error) {
 	cmd.From = c.cfg.Node
 	if !c.leads() {

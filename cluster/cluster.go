@@ -87,7 +87,7 @@ type Config struct {
 	Enforced     func() uint64
 	WaitEnforced func(ctx context.Context, index uint64) bool
 
-	// Refused gets each command of a caller that Apply refused. Default: nobody is told.
+	// Refused gets each command of a caller that Apply refused. Default: none is called.
 	Refused func(ec2.Audit, *ec2.Error)
 
 	// Logger receives elections, changes of members and failures. Default: nothing is logged.

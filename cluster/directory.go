@@ -15,7 +15,7 @@ import (
 // While this node was away, a node that its table does not have may have joined and become the
 // leader. So until this node is current (see runCatchUp), and again whenever it loses its leader, it
 // asks the voters in its table who the members are, and also admits those that one of them names.
-// It admits nobody by a certificate alone. A node that has just joined has no table yet; it begins
+// A certificate alone admits no node. A node that has just joined has no table yet; it begins
 // with the members that admitted it (Identity.Members). Once it is current, it disconnects the nodes
 // that are not in its table.
 //

@@ -83,7 +83,7 @@ func TestDirectoryChecksNameAndKey(t *testing.T) {
 			t.Errorf("%s: mayLead returned %v, want %v", what, err, tt.leads)
 		}
 	}
-	// Once the node is current it believes nobody.
+	// Once the node is current, it asks no other node.
 	d.mu.Lock()
 	d.current, d.vouched = true, nil
 	d.mu.Unlock()

@@ -221,7 +221,7 @@ func (n *testNode) admit(ctx context.Context, r peer.JoinRequest) (peer.JoinAnsw
 	return a, err
 }
 
-// methodUser stands for the API: the leader proposes what a user asks for at another node.
+// methodUser plays the API: the leader proposes the command that a user sent to another node.
 const methodUser = "test.user"
 
 func (n *testNode) answerUser(ctx context.Context, _ string, body []byte) ([]byte, error) {

@@ -293,7 +293,7 @@ func TestNextWaitsForDecidedIndex(t *testing.T) {
 	}
 }
 
-// A caller's command that is refused is no entry of the log, at whichever node it is sent. It is
+// A command of a caller that is refused does not become an entry of the log, whichever node it was sent to. It is
 // refused with every change that was acknowledged before.
 func TestRefusedCommandOfCallerIsNotProposed(t *testing.T) {
 	s := startCluster(t, 3, nil)

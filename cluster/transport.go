@@ -183,7 +183,7 @@ func checkNames(caller ec2.NodeID, call any) error {
 	}
 	header := h.GetRPCHeader()
 	names := [][]byte{header.ID, header.Addr}
-	switch r := call.(type) { // names that Raft uses if the header has none
+	switch r := call.(type) { // Raft uses these names if the header has no name
 	case *raft.AppendEntriesRequest:
 		names = append(names, r.Leader)
 	case *raft.RequestVoteRequest:

@@ -39,20 +39,16 @@ func (s *shard) cut(now time.Duration, match func(Connection) bool, ended map[pa
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for i := range s.pools {
-		p := &s.pools[i]
-		for slot := p.first; slot < p.top && p.live > 0; slot++ {
-			e := &s.slots[slot]
-			if e.sum == 0 || e.expired(now) || e.has(isCut) || !match(e.connection(now)) {
-				continue
-			}
-			e.flags |= isBlocked | isCut
-			e.tcp &^= synNoted | synUntracked
-			e.deadline = now + blockedTimeout
-			e.seal()
-			ended[pair{uint32(e.epoch), e.protocol, e.src, e.dst}] = true
-			n++
+	for e := range s.liveLocked(now) {
+		if e.has(isCut) || !match(e.connection(now)) {
+			continue
 		}
+		e.flags |= isBlocked | isCut
+		e.tcp &^= synNoted | synUntracked
+		e.deadline = now + blockedTimeout
+		e.seal()
+		ended[pair{uint32(e.epoch), e.protocol, e.src, e.dst}] = true
+		n++
 	}
 	return n
 }
@@ -107,10 +103,6 @@ func (z *Zone) QuotesCut(p *packet.Packet, d Direction, now time.Duration) bool 
 	if !p.HasQuoted {
 		return false
 	}
-	u := z.tracker.tuple(p.Quoted, p.QuotedICMP)
-	hash, s := z.tracker.home(u.hash, z.salt)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, _ := s.findLocked(z.epoch, &u.key, d.opposite(), hash, now)
-	return e != nil && e.has(isCut)
+	e, ok := z.quoted(p, d, now)
+	return ok && e.has(isCut)
 }

@@ -43,17 +43,24 @@ func (s *shard) list(now time.Duration) []Connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Connection
-	for n := range s.pools {
-		p := &s.pools[n]
-		for slot := p.first; slot < p.top && p.live > 0; slot++ {
-			e := &s.slots[slot]
-			if e.sum == 0 || e.expired(now) {
-				continue
-			}
-			all = append(all, e.connection(now))
-		}
+	for e := range s.liveLocked(now) {
+		all = append(all, e.connection(now))
 	}
 	return all
+}
+
+// liveLocked yields the connections of the shard that have not expired.
+func (s *shard) liveLocked(now time.Duration) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for n := range s.pools {
+			p := &s.pools[n]
+			for slot := p.first; slot < p.top && p.live > 0; slot++ {
+				if e := &s.slots[slot]; e.sum != 0 && !e.expired(now) && !yield(e) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func (e *entry) connection(now time.Duration) Connection {

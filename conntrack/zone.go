@@ -373,12 +373,23 @@ func (z *Zone) Related(p *packet.Packet, d Direction, now time.Duration, r Revis
 	default:
 		return false // redirects and source quenches are never related
 	}
+	e, ok := z.quoted(p, d, now)
+	return ok && e.flags&(isBlocked|isUntracked) == 0 && !e.isStale(r)
+}
+
+// quoted returns a copy of the entry of the packet that an ICMP error quotes. That packet crossed the
+// interface in the direction opposite to the error's, d.
+func (z *Zone) quoted(p *packet.Packet, d Direction, now time.Duration) (entry, bool) {
+	failpoint.Reach()
 	u := z.tracker.tuple(p.Quoted, p.QuotedICMP)
 	hash, s := z.tracker.home(u.hash, z.salt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, _ := s.findLocked(z.epoch, &u.key, d.opposite(), hash, now)
-	return e != nil && e.flags&(isBlocked|isUntracked) == 0 && !e.isStale(r)
+	if e == nil {
+		return entry{}, false
+	}
+	return *e, true
 }
 
 // Fragment returns the verdict of a fragment that is not the first of its datagram: it

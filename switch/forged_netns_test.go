@@ -33,18 +33,7 @@ func (w *wire) addBridge() *tap.Device {
 	}
 	w.t.Cleanup(func() { out.Close() })
 	err = netns.Do(w.inside, func() error {
-		attrs, snooping := netlink.NewLinkAttrs(), false
-		attrs.Name = "bridge"
-		bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
-		errs := []error{netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)}
-		for _, name := range []string{"eth0", "out"} {
-			link, err := netlink.LinkByName(name)
-			if err == nil {
-				err = errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetUp(link))
-			}
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
+		return addBridge("eth0", "out")
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -257,4 +246,20 @@ var forgedHeaders = []struct {
 	{"unknown segments", forged{flags: needsChecksum, gso: 0x7e, headerLen: 54, size: 1400, start: 34, checksum: 16}, forgedLong, wantAny, 0},
 	{"segments without a checksum", forged{gso: gsoTCP4, headerLen: 54, size: 1460}, forgedLong, wantAny, 0},
 	{"more segments than Linux sends", forged{flags: needsChecksum, gso: gsoUDP, headerLen: 42, size: 20, start: 34, checksum: 6}, forgedDatagrams, wantAny, 0},
+}
+
+// addBridge adds a bridge to the namespace of the calling thread, with these devices.
+func addBridge(devices ...string) error {
+	attrs, snooping := netlink.NewLinkAttrs(), false
+	attrs.Name = "bridge"
+	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	errs := []error{netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)}
+	for _, name := range devices {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetUp(link))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"palisade/ec2"
@@ -66,17 +65,7 @@ func newNFTBridge(t *testing.T) *nftBridge {
 // join connects the devices to a bridge whose packets pass the chains of table ip. A segment of an
 // unknown connection is invalid, not the beginning of one.
 func (b *nftBridge) join() error {
-	attrs, snooping := netlink.NewLinkAttrs(), false
-	attrs.Name = "bridge"
-	bridge := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
-	errs := []error{netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)}
-	for _, name := range []string{"near", "far"} {
-		link, err := netlink.LinkByName(name)
-		if err == nil {
-			err = errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetUp(link))
-		}
-		errs = append(errs, err)
-	}
+	errs := []error{addBridge("near", "far")}
 	for path, value := range map[string]string{
 		"net/bridge/bridge-nf-call-iptables": "1", "net/netfilter/nf_conntrack_tcp_loose": "0",
 		"net/ipv6/conf/all/disable_ipv6": "1",

@@ -28,6 +28,16 @@ type insider struct {
 	udp        *net.UDPConn
 }
 
+// newWorldWithInsider returns a world in which node1 gossips, and an insider.
+func newWorldWithInsider(t *testing.T) (*testWorld, *testNode, *insider) {
+	t.Helper()
+	w := newWorld(t)
+	one := w.nodes["node1"]
+	one.start()
+	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
+	return w, one, newInsider(w)
+}
+
 func newInsider(w *testWorld) *insider {
 	w.t.Helper()
 	i := &insider{testWorld: w, label: []byte(w.nodes["node1"].identity.Cluster()), key: w.view().GossipKey(), at: w.nodes["node3"].gossip.cfg.Address}
@@ -116,11 +126,7 @@ func harmful(t *testing.T) map[string]struct {
 // messages, and so ends the daemon.
 func TestInsiderCannotCrashAMember(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	one := w.nodes["node1"]
-	one.start()
-	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
-	i := newInsider(w)
+	w, one, i := newWorldWithInsider(t)
 	door := one.gossip.cfg.Address
 	for what, m := range harmful(t) {
 		before := one.gossip.Stats().Refused
@@ -163,11 +169,7 @@ func TestInsiderCannotCrashAMember(t *testing.T) {
 // TestHugeStreamsUseLittleMemory: an insider, or anybody at a member's address, announces the longest
 // message that memberlist accepts, in as many streams as a node opens.
 func TestHugeStreamsUseLittleMemory(t *testing.T) {
-	w := newWorld(t)
-	one := w.nodes["node1"]
-	one.start()
-	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
-	i := newInsider(w)
+	_, one, i := newWorldWithInsider(t)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -199,15 +201,11 @@ func alive(name string, at netip.AddrPort) []byte {
 		text("Port"), binary.BigEndian.AppendUint16([]byte{0xcd}, at.Port()), text("Vsn"), text("\x01\x05\x02\x00\x00\x00"))
 }
 
-// TestForgedMemberIsNotPinged: nobody can name a member or change a member's address, in the clear or
+// TestForgedMemberIsNotPinged: an attacker can neither add a member nor change the address of one, in the clear or
 // with the gossip key; otherwise the node would ping the address within two seconds.
 func TestForgedMemberIsNotPinged(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	one := w.nodes["node1"]
-	one.start()
-	testwait.Until(t, "node1 gossips", func() string { return testwait.Unless(one.gossip.Members()[0].Gossip == "alive", "not yet") })
-	i := newInsider(w)
+	w, one, i := newWorldWithInsider(t)
 	forged := netip.AddrPortFrom(w.ip(8), 7401)
 	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(forged))
 	if err != nil {

@@ -84,7 +84,7 @@ func (n testNode) refuse(t *testing.T, times int) {
 	}
 }
 
-// TestRefusedCallsAreKeptByTheirNode: a refused call is no entry of the log. palisade audit shows the calls
+// TestRefusedCallsAreKeptByTheirNode: a refused call does not become an entry of the log. palisade audit shows the calls
 // that any node refused, and which nodes could not be asked. They survive a restart.
 func TestRefusedCallsAreKeptByTheirNode(t *testing.T) {
 	_, second, one, _ := twoNodes(t, ec2.NonVoter)
