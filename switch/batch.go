@@ -60,15 +60,19 @@ func (b *batch) begin(port *Port, now time.Duration) {
 }
 
 // frameDone notes that the frame in the pipeline has its verdict. packets is how many packets the
-// frame counts as. After every checkEvery packets frameDone reads the clock: it ends a turn that
-// takes too long, and starts timing writes if the last packets took too long.
+// frame counts as. After every checkEvery packets frameDone reads the clock.
 func (f *frame) frameDone(packets int) {
 	b := &f.batch
 	b.next, b.joined, b.currentBytes = b.next+b.joined, 0, 0
-	if b.unchecked += packets; b.unchecked < checkEvery {
-		return
+	if b.unchecked += packets; b.unchecked >= checkEvery {
+		f.checkTime(monotonic())
 	}
-	now := monotonic()
+}
+
+// checkTime ends a turn that takes too long, and starts timing writes if the packets since the last
+// call took too long.
+func (f *frame) checkTime(now time.Duration) {
+	b := &f.batch
 	if now-b.checked > longTurn {
 		f.writesToTime = timedWrites
 	}

@@ -36,15 +36,21 @@ type latencyRequest struct {
 	slept   time.Duration // when the request was last withdrawn
 }
 
+// The kernel's name for the driver of idle processors, and the device that takes the request.
+const (
+	idleDriver    = "/sys/devices/system/cpu/cpuidle/current_driver"
+	latencyDevice = "/dev/cpu_dma_latency"
+)
+
 // newLatencyRequest returns a request that does nothing if halt is true, if the process lacks the
 // privilege, or outside of a virtual machine, where a processor wakes faster and its sleep saves
 // power.
-func newLatencyRequest(halt bool) latencyRequest {
-	driver, err := os.ReadFile("/sys/devices/system/cpu/cpuidle/current_driver")
+func newLatencyRequest(halt bool, driverFile, device string) latencyRequest {
+	driver, err := os.ReadFile(driverFile)
 	if halt || err != nil || strings.TrimSpace(string(driver)) != "haltpoll" {
 		return latencyRequest{fd: -1}
 	}
-	fd, err := unix.Open("/dev/cpu_dma_latency", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(device, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return latencyRequest{fd: -1} // without the privilege the processors halt when they are idle
 	}

@@ -117,6 +117,102 @@ func TestOnlyRepeatedSlowWritesLimitAPort(t *testing.T) {
 	}
 }
 
+// TestWritesAreChargedToTheirPort has what each write leaves behind: the debt, until when writes are timed,
+// and when the next one is due.
+func TestWritesAreChargedToTheirPort(t *testing.T) {
+	const ms, us = time.Millisecond, time.Microsecond
+	var p pace
+	for i, tt := range []struct {
+		at, cost, usual   time.Duration
+		owed, watch, next time.Duration
+	}{
+		{time.Second, slowWrite + us, us, 0, 0, 0}, // as much as is usual
+		{time.Second, slowWrite + 2*us, us, slowWrite + us, time.Second + watchFor, 0},
+		{2 * time.Second, slowBurst, 0, slowBurst, 2*time.Second + watchFor, 0}, // the debt was paid back
+		{2 * time.Second, us, 0, slowBurst, 2*time.Second + watchFor, 0},
+		{2 * time.Second, 200 * us, 0, slowBurst + 200*us, 2*time.Second + watchFor, 2*time.Second + slowEvery}, // at least slowEvery
+		{2 * time.Second, 5 * ms, ms, slowBurst + 4200*us, 2*time.Second + watchFor, 2*time.Second + 4200*us*slowShare},
+		{2*time.Second + 50*ms, 200 * us, 0, slowBurst - 600*us, 2*time.Second + 50*ms + watchFor, 2*time.Second + 4200*us*slowShare},
+		{2*time.Second + 50*ms + watchFor, us, 0, slowBurst - 600*us, 2*time.Second + 50*ms + watchFor, 2*time.Second + 4200*us*slowShare},
+		{2*time.Second + 51*ms + watchFor, us, 0, slowBurst - 600*us, 0, 2*time.Second + 4200*us*slowShare}, // no longer timed
+	} {
+		p.recordWrite(tt.cost, tt.usual, tt.at)
+		if owed, watch, next := time.Duration(p.owed.Load()), time.Duration(p.watch.Load()), time.Duration(p.next.Load()); owed != tt.owed || watch != tt.watch || next != tt.next {
+			t.Errorf("write %d: %v owed, timed until %v, the next due at %v; want %v, %v and %v", i, owed, watch, next, tt.owed, tt.watch, tt.next)
+		}
+	}
+}
+
+// TestOnlyWritesToSuspectsAreTimed: writes are timed after slow frames, to any instance, and for a while to
+// a port that proved slow; never to the uplink, which is no instance's. A port whose next write is not due
+// gets none.
+func TestOnlyWritesToSuspectsAreTimed(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b := newTestbed(t)
+	burn(time.Millisecond) // so that the thread's time is not 0
+	far := monotonic() + time.Hour
+	for name, tt := range map[string]struct {
+		to          string
+		toTime      int // writes to be timed, whatever port they are to
+		watch, next time.Duration
+		timed, ok   bool
+		left        int
+	}{
+		"usual":                             {"app", 0, 0, 0, false, true, 0},
+		"usual, not due by an earlier time": {"app", 0, 0, far, false, true, 0},
+		"after slow frames":                 {"app", 5, 0, 0, true, true, 4},
+		"the last one after slow frames":    {"app", 1, 0, 0, true, true, 0},
+		"to a slow port":                    {"app", 0, 1, 0, true, true, 0},
+		"to a slow port, due":               {"app", 3, far, 1, true, true, 2},
+		"to a slow port, not due":           {"app", 3, far, far, false, false, 2},
+		"to the uplink":                     {"uplink", 5, far, far, false, true, 5},
+	} {
+		port, f := b.ports[tt.to], b.frame
+		f.writesToTime = tt.toTime
+		port.pace = pace{}
+		port.pace.watch.Store(int64(tt.watch))
+		port.pace.next.Store(int64(tt.next))
+		begin, ok := f.beginWrite(port)
+		if (begin != 0) != tt.timed || ok != tt.ok || f.writesToTime != tt.left {
+			t.Errorf("%s: timed from %v, may write: %v, %d more to be timed; want timed: %v, %v, %d", name, begin, ok, f.writesToTime, tt.timed, tt.ok, tt.left)
+		}
+	}
+}
+
+// TestWriteMayTakeTimeForItsBytesAndPackets: a write is charged with what it takes beyond that, and one
+// that is not timed with nothing.
+func TestWriteMayTakeTimeForItsBytesAndPackets(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b := newTestbed(t)
+	burn(5 * time.Millisecond)
+	const second = time.Second
+	for name, tt := range map[string]struct {
+		took           time.Duration
+		bytes, packets int
+		slow           bool
+	}{
+		"nothing":                 {0, 0, 0, false},
+		"a second":                {second, 1500, 1, true},
+		"a second for its bytes":  {second, int(second/slowByte) + 1, 1, false},
+		"a second for packets":    {second, 1500, int(second/slowPacket) + 1, false},
+		"half for each":           {second, int(second / slowByte / 2), int(second / slowPacket / 2), false},
+		"a second for half of it": {second, int(second / slowByte / 2), 1, true},
+	} {
+		port := b.ports["app"]
+		port.pace = pace{}
+		b.frame.endWrite(port, threadTime()-tt.took, tt.bytes, tt.packets)
+		if slow := port.pace.watch.Load() != 0; slow != tt.slow {
+			t.Errorf("%s: the write was slow: %v, want %v", name, slow, tt.slow)
+		}
+	}
+	b.ports["app"].pace = pace{}
+	if b.frame.endWrite(b.ports["app"], 0, 0, 0); b.ports["app"].pace.watch.Load() != 0 {
+		t.Error("a write that was not timed is charged")
+	}
+}
+
 // TestPortsShareThePollersTime: a port whose frames are expensive gets fewer turns, so that it uses
 // no more time than the others. It gets all turns when no other port waits.
 func TestPortsShareThePollersTime(t *testing.T) {

@@ -72,7 +72,7 @@ func newPoller(s *Switch, number int, halt bool) (*poller, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("create an eventfd: %w", err), unix.Close(epoll))
 	}
-	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, latency: newLatencyRequest(halt), frame: newFrame(s)}
+	p := &poller{sw: s, number: number, epoll: epoll, wake: wake, latency: newLatencyRequest(halt, idleDriver, latencyDevice), frame: newFrame(s)}
 	p.frame.queue = number
 	p.ports.Store(&map[int32]*Port{})
 	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}

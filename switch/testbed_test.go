@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -25,6 +26,7 @@ type sink struct {
 	all   [][]byte // all written frames, if it is not nil
 	count int
 	buf   [70000]byte
+	empty error // of Read when the queue is empty; nil: EAGAIN
 
 	before func() // called before each write; nil: nothing is
 }
@@ -37,7 +39,7 @@ func (d *sink) Close() error { return unix.Close(d.fd) }
 
 func (d *sink) Read(b []byte) (int, error) {
 	if len(d.queue) == 0 {
-		return 0, unix.EAGAIN
+		return 0, cmp.Or(d.empty, error(unix.EAGAIN))
 	}
 	next := d.queue[0]
 	d.queue = d.queue[1:]
@@ -131,7 +133,7 @@ func newTestbedOn(t testing.TB, tracker *conntrack.Tracker) *testbed {
 // newTestbedAt starts at a generation, as a daemon does that starts again.
 func newTestbedAt(t testing.TB, tracker *conntrack.Tracker, generation uint64) *testbed {
 	t.Helper()
-	sw, err := New(Config{Tracker: tracker})
+	sw, err := New(Config{Tracker: tracker, Pollers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
