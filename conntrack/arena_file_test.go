@@ -2,14 +2,19 @@ package conntrack_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"palisade/conntrack"
 	"palisade/internal/bootfile/bootfiletest"
+	"palisade/internal/packet"
 )
 
 // A file whose connections cannot be adopted is emptied, and Note says why: the node starts, and
@@ -111,4 +116,77 @@ func TestFileOfConnectionsMustBeSafeFromOthers(t *testing.T) {
 	}
 	c.Path = "/proc/self/mem"
 	refused("not on a tmpfs", "not on a tmpfs")
+}
+
+// Too little memory for the table is an error, which leaves the file and the connections in it.
+func TestTooLittleMemoryIsAnError(t *testing.T) {
+	const huge = 1 << 28 // connections, 38 GiB
+	small := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "small"), Capacity: 640, Untracked: 64}
+	tr := open(t, small)
+	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
+	closed(t, tr)
+	sound, err := os.ReadFile(small.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A file with the header of a huge one, as sparse as that would be.
+	sparse := filepath.Join(filepath.Dir(small.Path), "huge")
+	header := bytes.Clone(sound[:4096])
+	slots := uint32(huge / 64 * 9 / 8)
+	binary.NativeEndian.PutUint32(header[8:], slots)
+	if err := errors.Join(os.WriteFile(sparse, header, 0o600), os.Truncate(sparse, int64(len(sound))+64*128*(int64(slots)-640/64*9/8))); err != nil {
+		t.Fatal(err)
+	}
+	limit := limitMemory(t, 4<<30)
+	for name, c := range map[string]conntrack.Config{
+		"no file":               {Capacity: huge, Untracked: 64},
+		"a new file":            {Path: filepath.Join(filepath.Dir(small.Path), "new"), Capacity: huge, Untracked: 64},
+		"a file of this size":   {Path: sparse, Capacity: huge, Untracked: 64},
+		"a file of that size":   {Path: sparse, Capacity: 640, Untracked: 64},
+		"a file that must grow": {Path: small.Path, Capacity: huge, Untracked: 64},
+	} {
+		if tr, err := conntrack.Open(c); !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("%s: Open returned %v, %v; want an error of too little memory", name, tr, err)
+		}
+	}
+	limit()
+	if got, err := os.ReadFile(small.Path); err != nil || !bytes.Equal(got, sound) {
+		t.Errorf("the file of connections has changed; error %v", err)
+	}
+	if f, err := os.Open(sparse); err != nil {
+		t.Error(err)
+	} else {
+		got := make([]byte, len(header))
+		if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, header) {
+			t.Errorf("the header of the huge file has changed; error %v", err)
+		}
+		f.Close()
+	}
+	tr = open(t, small)
+	expect(t, tr.AddZone(11, conntrack.Timeouts{}), pkt(6, 40000, 22, packet.ACK), 0, rules, conntrack.Live)
+}
+
+// limitMemory limits the address space of the process to n bytes more than it has. The function that it
+// returns ends that.
+func limitMemory(t *testing.T, n uint64) func() {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.ParseUint(strings.Fields(string(text))[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_AS, &was); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_AS, &l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(syscall.Rlimit{Cur: min(was.Cur, pages*uint64(os.Getpagesize())+n), Max: was.Max})
+	return func() { set(was) }
 }

@@ -195,3 +195,55 @@ func TestConnectionsOlderThanAResetAreJudgedAgain(t *testing.T) {
 	rejudge(z, pkt(6, 40000, 22, packet.ACK), 2, r, true, 7)
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), 3, r, conntrack.Live)
 }
+
+// A SYN of the end that did not open the connection passes if the rules admit it, and opens none on the
+// ports of a connection that was cut.
+func TestOtherEndOpensNoConnectionAfterACut(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	tr.Cut(1, all)
+	other := back(syn, packet.SYN)
+	for _, p := range []*packet.Packet{other, pkt(6, 40000, 22, packet.SYN|packet.ACK), back(syn, packet.SYN|packet.ACK)} {
+		if p == other {
+			if v := admit(z, p, 2, conntrack.Admission{Rule: 8, Revision: newer}); v != verdict.Forward {
+				t.Errorf("Admit of a SYN of the other end returned %v, want %v", v, verdict.Forward)
+			}
+			continue
+		}
+		p.TCPAck = other.TCPSeq + 1 // what the SYN of the other end has sent
+		expect(t, z, p, 3, newer, conntrack.Blocked)
+	}
+	if c := only(t, tr, 3); !c.Cut || c.Rule != 7 || c.Revision != rules.Generation {
+		t.Errorf("after a SYN of the other end the connection is %+v, want it cut, with its own rule 7", c)
+	}
+}
+
+// An error is about a connection that was cut if it quotes a packet of it that crossed the interface in
+// the other direction.
+func TestErrorAboutACutConnectionIsKnown(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	cut, live := handshake(t, z, 40000, 0), handshake(t, z, 40001, 0)
+	tr.Cut(1, func(c conntrack.Connection) bool { return c.Flow == cut.Flow })
+	for name, tt := range map[string]struct {
+		quoted *packet.Packet
+		d      conntrack.Direction
+		want   bool
+	}{
+		"about what bob sent":                   {cut, conntrack.Out, true},
+		"about what alice sent":                 {back(cut, 0), conntrack.In, true},
+		"in the direction of the quoted packet": {cut, conntrack.In, false},
+		"about another connection":              {live, conntrack.Out, false},
+		"about no connection":                   {pkt(6, 40002, 22, 0), conntrack.Out, false},
+		"without a quoted packet":               {nil, conntrack.Out, false},
+	} {
+		e := &packet.Packet{Flow: packet.Flow{Src: alice, Dst: bob, Protocol: 1}, IsICMPError: true, ICMPType: packet.ICMPUnreachable}
+		if tt.quoted != nil {
+			e.HasQuoted, e.Quoted = true, tt.quoted.Flow
+		}
+		if got := z.QuotesCut(e, tt.d, 2); got != tt.want {
+			t.Errorf("an error %s: QuotesCut returned %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -2,10 +2,12 @@ package conntrack_test
 
 import (
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -92,5 +94,64 @@ func TestForgetMatchesEitherEnd(t *testing.T) {
 				t.Errorf("forget %s: a later fragment in direction %v: verdict %v, want %v", gone, d, v, verdict.OrphanFragment)
 			}
 		}
+	}
+}
+
+// Forget leaves connections and datagrams of other zones, also if they have the address.
+func TestForgetLeavesFragmentsOfOtherZones(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	one, two := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	frag := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragID: 7, FragLen: 64, MoreFollow: true}
+	one.AdmitFragment(frag, conntrack.In, 0)
+	two.AdmitFragment(frag, conntrack.In, 0)
+	tr.Forget([]*conntrack.Zone{one}, func(a netip.Addr) bool { return a == bob })
+	frag.HasL4, frag.FragOffset = false, 64
+	if v, w := one.Fragment(frag, conntrack.In, 0), two.Fragment(frag, conntrack.In, 0); v != verdict.OrphanFragment || w != verdict.Forward {
+		t.Errorf("later fragments after Forget: %v in its zone, %v in another; want %v and %v", v, w, verdict.OrphanFragment, verdict.Forward)
+	}
+}
+
+// ForgetAdopted removes the connections of an earlier process with addresses that have changed their
+// owner, in zones that have not been added yet. They take no room afterwards.
+func TestForgottenAdoptedConnectionsTakeNoRoom(t *testing.T) {
+	path := filepath.Join(bootfiletest.Dir(t), "arena")
+	tr := open(t, conntrack.Config{Path: path})
+	third := bob.Next()
+	for epoch := range uint64(2) {
+		z := tr.AddZone(epoch+1, conntrack.Timeouts{})
+		for n := range uint16(20) {
+			p := pkt(17, n, 53, 0)
+			switch {
+			case n < 4:
+				p.Flow.Src = third
+			case n < 10:
+				p = back(p, 0) // alice asks
+			}
+			admit(z, p, 0, conntrack.Admission{Revision: rules})
+			p = pkt(17, n, 80, 0)
+			if n < 7 {
+				p.Flow.Src = third
+			}
+			admit(z, p, 0, conntrack.Admission{Revision: rules, Untracked: true})
+		}
+	}
+	tr, _ = crashed(t, path)
+	added := tr.AddZone(2, conntrack.Timeouts{})
+	want := added.Allowance().Available + 20 - 4 // the two zones differ by what is forgotten
+	if n := tr.ForgetAdopted(func(epoch uint64, a netip.Addr) bool { return epoch == 1 && a == bob }); n != 16+13 {
+		t.Errorf("ForgetAdopted removed %d connections, want 29", n)
+	}
+	if n := tr.ForgetAdopted(func(uint64, netip.Addr) bool { return false }); n != 0 {
+		t.Errorf("ForgetAdopted without such an address removed %d connections, want 0", n)
+	}
+	if n := tr.ForgetAdopted(func(epoch uint64, a netip.Addr) bool { return epoch == 2 }); n != 0 {
+		t.Errorf("ForgetAdopted removed %d connections of a zone that was added, want 0", n)
+	}
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	if got := z.Allowance().Available; got != want {
+		t.Errorf("the zone of the forgotten connections can open %d, want %d", got, want)
+	}
+	if u := tr.Usage(); u.Tracked != 4+20 || u.Untracked != 7+20 {
+		t.Errorf("usage %+v, want 24 tracked and 27 untracked connections", u)
 	}
 }

@@ -46,8 +46,8 @@ const (
 	// portRanges is the number of ranges in the file. Further ones are kept in the memory of the
 	// process.
 	portRanges = 16_384
-	// maxPortRanges bounds the lost ranges of a zone. At the bound the newest range is widened to
-	// include the next.
+	// maxPortRanges bounds the lost ranges of a zone. At the bound the newest range of a protocol is
+	// widened to include the next.
 	maxPortRanges = 64
 	inForce       = 1<<63 - 1
 )
@@ -74,20 +74,18 @@ func (l *lostRange) until() time.Duration { return time.Duration(atomic.LoadInt6
 
 func (r *portRange) ports() Ports { return Ports{r.protocol, r.from, r.to, r.source} }
 
-// adoptPorts reads the ranges that an earlier process left in the file, and frees damaged ones.
+// adoptPorts reads the ranges that an earlier process left in the file. Those with a wrong checksum are
+// free: what they hold is overwritten before they get a right one.
 func (t *Tracker) adoptPorts(a *arena) {
 	t.ports = a.portRanges()
 	t.adoptedPorts = map[uint64][]*portRange{}
 	for i := range t.ports {
 		r := &t.ports[i]
-		switch {
-		case !a.fresh && r.sum != 0 && r.sum == r.checksum():
+		if !a.fresh && r.sum != 0 && r.sum == r.checksum() {
 			t.adoptedPorts[r.epoch] = append(t.adoptedPorts[r.epoch], r)
-			continue
-		case !a.fresh && r.sum != 0:
-			*r = portRange{}
+		} else {
+			t.freePorts = append(t.freePorts, r)
 		}
-		t.freePorts = append(t.freePorts, r)
 	}
 }
 
@@ -173,9 +171,9 @@ func (z *Zone) SetOpen(open []Ports, now time.Duration) {
 	}
 	for _, p := range was {
 		for _, p := range without(p, open) {
-			if n := len(keep); n >= maxPortRanges && keep[n-1].Protocol == p.Protocol {
-				p.From, p.To = min(p.From, keep[n-1].From), max(p.To, keep[n-1].To)
-				drop, keep = append(drop, keep[n-1].stored), keep[:n-1]
+			if i := newest(keep, p.Protocol); len(keep) >= maxPortRanges && i >= 0 {
+				drop = append(drop, keep[i].stored)
+				p, keep = p.widened(keep[i].Ports), slices.Delete(keep, i, i+1)
 			}
 			keep = append(keep, lostRange{p, t.keepPortsLocked(z.epoch, p, until)})
 		}
@@ -191,6 +189,25 @@ func (z *Zone) SetOpen(open []Ports, now time.Duration) {
 	z.open = next
 	z.lost.Store(&keep)
 	t.dropPortsLocked(drop)
+}
+
+// newest returns the index of the last range of a protocol; -1 if there is none.
+func newest(all []lostRange, protocol uint8) int {
+	i := len(all) - 1
+	for i >= 0 && all[i].Protocol != protocol {
+		i--
+	}
+	return i
+}
+
+// widened returns the range that includes p and o, which have the same protocol. If they are of different
+// sources, only a rule for the whole world opens it again.
+func (p Ports) widened(o Ports) Ports {
+	p.From, p.To = min(p.From, o.From), max(p.To, o.To)
+	if p.Source != o.Source {
+		p.Source = 0
+	}
+	return p
 }
 
 // without returns the parts of p that no range of open holds, for the source of p or for the world.

@@ -71,3 +71,42 @@ func TestStraySegmentLeavesATrackedConnection(t *testing.T) {
 	}
 	expect(t, z, segment(true, packet.ACK, 1001, 5001, 1), 0, conntrack.Revision{Generation: 20, Shrunk: 20}, conntrack.Live)
 }
+
+// Each shard keeps the last SYNs that reused the ports of a live connection. A SYN+ACK that answers an
+// older one, or none, is a stray segment. The sender of the SYN repeats it.
+func TestForgottenSYNMustBeRepeated(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	syn := func(port uint16) *packet.Packet {
+		p := pkt(6, port, 22, packet.SYN)
+		p.TCPSeq = 900_000
+		return p
+	}
+	answer := func(port uint16, ack uint32) *packet.Packet {
+		p := back(pkt(6, port, 22, 0), packet.SYN|packet.ACK)
+		p.TCPSeq, p.TCPAck = 3_000_000_000, ack
+		return p
+	}
+	note := func(port uint16) { admit(z, syn(port), 0, conntrack.Admission{Rule: 9, Revision: rules}) }
+	const ports = 20_000 // about 300 in each of 64 shards
+	for port := range uint16(ports) {
+		handshake(t, z, port, 0)
+		note(port)
+	}
+	known := 0
+	for port := range uint16(ports) {
+		expect(t, z, answer(port, 0), 0, rules, conntrack.New)
+		if observe(z, answer(port, 900_001), 0, rules).Status == conntrack.Live {
+			known++
+		}
+	}
+	if known != 64*64 {
+		t.Errorf("%d SYNs are known, want 64 of each of 64 shards", known)
+	}
+	expect(t, z, answer(0, 900_001), 0, rules, conntrack.New)
+	for range 200 { // repeated by one sender, it takes the room of one
+		note(0)
+	}
+	note(1)
+	expect(t, z, answer(0, 900_001), 0, rules, conntrack.Live)
+	expect(t, z, answer(1, 900_001), 0, rules, conntrack.Live)
+}

@@ -203,3 +203,48 @@ func TestConnectionSurvivesAFINFromOneEnd(t *testing.T) {
 		t.Errorf("after Rejudge: %v, want rule 8, not blocked", c)
 	}
 }
+
+// The state of a connection after a packet, in each state of its handshake. Only an ACK of the end that
+// opened it completes the handshake.
+func TestHandshakeStates(t *testing.T) {
+	const syn, ack, fin, psh = packet.SYN, packet.ACK, packet.FIN, packet.PSH
+	bob, alice := true, false
+	for _, tt := range []struct {
+		answered bool // by a SYN+ACK
+		fromBob  bool
+		flags    uint8
+		n        int
+		want     string
+	}{
+		{false, bob, ack, 0, "syn-sent"},
+		{false, bob, psh, 10, "syn-sent"},
+		{false, bob, fin, 0, "syn-sent"},
+		{false, bob, syn | ack, 0, "syn-sent"},
+		{false, alice, ack, 0, "syn-sent"}, // a challenge
+		{false, alice, syn | ack, 0, "syn-received"},
+		{true, bob, psh, 10, "syn-received"},
+		{true, alice, ack, 0, "syn-received"},
+		{true, alice, psh | ack, 10, "syn-received"},
+		{true, alice, syn | ack, 0, "syn-received"},
+		{true, bob, ack, 0, "established"},
+		{true, bob, psh | ack, 10, "established"},
+		{true, bob, fin, 0, "closing"},
+		{true, bob, fin | ack, 0, "closing"},
+		{true, alice, fin | ack, 0, "closing"},
+	} {
+		tr := open(t, conntrack.Config{})
+		z := tr.AddZone(1, conntrack.Timeouts{})
+		admit(z, segment(bob, syn, 1000, 0, 0), 0, conntrack.Admission{Revision: rules})
+		if tt.answered {
+			expect(t, z, segment(alice, syn|ack, 5000, 1001, 0), 0, rules, conntrack.Live)
+		}
+		seq, acked := firstSeq(1000, tt.flags), uint32(5001)
+		if !tt.fromBob {
+			seq, acked = firstSeq(5000, tt.flags), 1001
+		}
+		expect(t, z, segment(tt.fromBob, tt.flags, seq, acked, tt.n), 0, rules, conntrack.Live)
+		if c := only(t, tr, 0); c.State != tt.want {
+			t.Errorf("answered %v, then flags %02x of bob %v: %v, want %s", tt.answered, tt.flags, tt.fromBob, c, tt.want)
+		}
+	}
+}

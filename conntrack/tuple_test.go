@@ -176,3 +176,14 @@ func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 		t.Errorf("the packet with its own source again: status %v, want %v", got, conntrack.Live)
 	}
 }
+
+// IdentifyFlow does not know the type of an ICMP message, and takes it for the answer to a ping.
+func TestAnswerToAPingHasAPlace(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	admit(z, echo(bob, alice, 7, packet.ICMPEcho), 0, conntrack.Admission{Revision: rules})
+	var u conntrack.Tuple
+	z.IdentifyFlow(&u, echo(alice, bob, 7, packet.ICMPEchoReply).Flow)
+	if z.Seek(&u) == (conntrack.Place{}) {
+		t.Error("the answer to a ping has no place")
+	}
+}

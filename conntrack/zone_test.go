@@ -17,18 +17,19 @@ var (
 	strict  = conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
 )
 
-// crashed returns a tracker of the next process, as if the process of the file had been killed now.
-func crashed(t *testing.T, path string) *conntrack.Tracker {
+// crashed returns a tracker of the next process, as if the process of the file had been killed now, and
+// the path of its file.
+func crashed(t *testing.T, path string) (tr *conntrack.Tracker, next string) {
 	t.Helper()
 	now, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := filepath.Join(bootfiletest.Dir(t), "arena")
+	next = filepath.Join(bootfiletest.Dir(t), "arena")
 	if err := os.WriteFile(next, now, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, conntrack.Config{Path: next})
+	return open(t, conntrack.Config{Path: next}), next
 }
 
 // Each decision about a connection is in force after a crash: no entry is left half written.
@@ -45,7 +46,7 @@ func TestDecisionsSurviveACrash(t *testing.T) {
 	later := conntrack.Revision{Generation: 12, Shrunk: 5}
 	admit(z, segment(true, packet.SYN, 900_000, 0, 0), 0, conntrack.Admission{Rule: 9, Revision: later})
 
-	tr := crashed(t, path)
+	tr, _ := crashed(t, path)
 	z = tr.AddZone(1, conntrack.Timeouts{})
 	rule := map[uint16]uint64{}
 	for c := range tr.Connections(0) {
