@@ -80,7 +80,7 @@ func (d Direction) String() string {
 	return "in"
 }
 
-var statusNames = [...]string{New: "new", Live: "live", Checked: "checked", Stale: "stale", Blocked: "blocked"}
+var statusNames = [...]string{New: "new", Reused: "new, on the ports of an earlier one", Live: "live", Checked: "checked", Stale: "stale", Blocked: "blocked"}
 
 func (s Status) String() string { return statusNames[s] }
 

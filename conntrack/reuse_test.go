@@ -16,7 +16,7 @@ func TestOnlyTheAnswerToANotedSYNBeginsAgain(t *testing.T) {
 	handshake(t, z, 40000, 0)
 	syn := segment(true, packet.SYN, 900_000, 0, 0)
 	syn.TCPScale, syn.TCPHasScale, syn.TCPWindow = 7, true, 1000
-	expect(t, z, syn, 0, rules, conntrack.New)
+	expect(t, z, syn, 0, rules, conntrack.Reused)
 	admit(z, syn, 0, conntrack.Admission{Rule: 9, Revision: rules})
 	for _, acked := range []uint32{900_000, 900_002, 0} {
 		expect(t, z, segment(false, packet.SYN|packet.ACK, 300_000, acked, 0), 0, rules, conntrack.New)

@@ -14,15 +14,15 @@ func TestNewConnectionInheritsNothing(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	syn := handshake(t, z, 40000, 0)
 	// A SYN from either end with the same tuple is a new connection.
-	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.New)
-	expect(t, z, syn, 0, rules, conntrack.New)
+	expect(t, z, back(syn, packet.SYN), 0, rules, conntrack.Reused)
+	expect(t, z, syn, 0, rules, conntrack.Reused)
 	// If the rules admit the SYN, the connection goes on.
 	admit(z, syn, 0, conntrack.Admission{Rule: 7, Revision: rules})
 	expect(t, z, pkt(6, 40000, 22, packet.ACK), time.Hour, rules, conntrack.Live)
 	// After both FINs the same tuple is a new connection, judged by the rules.
 	expect(t, z, pkt(6, 40000, 22, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
 	expect(t, z, back(syn, packet.FIN|packet.ACK), time.Hour, rules, conntrack.Live)
-	expect(t, z, syn, time.Hour+1, rules, conntrack.New)
+	expect(t, z, syn, time.Hour+1, rules, conntrack.Reused)
 }
 
 // A SYN from the other end, if the rules admit it, opens a new connection in place of one that is
@@ -51,7 +51,7 @@ func TestSYNFromTheOtherEndIsANewConnection(t *testing.T) {
 			old(t, z)
 			was := only(t, tr, 0)
 			syn := back(pkt(6, 40000, 22, 0), packet.SYN)
-			expect(t, z, syn, 1, gone, conntrack.New)
+			expect(t, z, syn, 1, gone, conntrack.Reused)
 			if v := admit(z, syn, 1, conntrack.Admission{Rule: 8, Revision: gone}); v != verdict.Forward {
 				t.Fatalf("Admit returned verdict %v, want %v", v, verdict.Forward)
 			}
@@ -74,7 +74,7 @@ func TestSYNFromTheOtherEndOfALiveConnection(t *testing.T) {
 	was := only(t, tr, 0)
 	forged := back(syn, packet.SYN)
 	forged.TCPSeq = 77
-	expect(t, z, forged, 0, rules, conntrack.New)
+	expect(t, z, forged, 0, rules, conntrack.Reused)
 	admit(z, forged, 0, conntrack.Admission{Rule: 8, Revision: rules})
 	if now := only(t, tr, 0); now != was {
 		t.Errorf("after a SYN of the other end the connection is\n%v, want\n%v", now, was)
@@ -111,7 +111,7 @@ func TestNewConnectionAfterAClosedOneIsJudged(t *testing.T) {
 		z := tr.AddZone(1, conntrack.Timeouts{})
 		syn := handshake(t, z, 40000, 0)
 		end(t, z, syn)
-		expect(t, z, syn, 2, rules, conntrack.New)
+		expect(t, z, syn, 2, rules, conntrack.Reused)
 		later := conntrack.Revision{Generation: 12, Shrunk: 5}
 		admit(z, syn, 2, conntrack.Admission{Rule: 9, Revision: later})
 		if c := only(t, tr, 2); c.Rule != 9 || c.Revision != 12 || c.State != "syn-sent" || c.Packets != [2]uint32{1, 0} {

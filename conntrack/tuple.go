@@ -21,7 +21,10 @@ type Tuple struct {
 // keeps it: a packet passes two zones, and the next packet is often of the same flow. After
 // NAT has changed the flow, Identify computes u again.
 func (z *Zone) Identify(u *Tuple, p *packet.Packet) {
-	if u.flow == p.Flow && u.icmpType == p.ICMPType {
+	// The fields one by one: to compare the two structs is a call and a loop over their bytes.
+	f, known := &p.Flow, &u.flow
+	if f.Src == known.Src && f.Dst == known.Dst && f.SrcPort == known.SrcPort && f.DstPort == known.DstPort &&
+		f.Protocol == known.Protocol && p.ICMPType == u.icmpType {
 		return
 	}
 	*u = z.tracker.tuple(p.Flow, p.ICMPType)

@@ -135,9 +135,7 @@ func TestReusedPortsHaveTheRuleOfTheirSYN(t *testing.T) {
 	z := tr.AddZone(1, conntrack.Timeouts{})
 	handshake(t, z, 40000, 0)
 	syn := segment(true, packet.SYN, 900_000, 0, 0)
-	if a := expect(t, z, syn, 0, rules, conntrack.New); !a.Reused {
-		t.Errorf("answer %+v, want Reused", a)
-	}
+	expect(t, z, syn, 0, rules, conntrack.Reused)
 	later := conntrack.Revision{Generation: 12, Shrunk: 5}
 	admit(z, syn, 0, conntrack.Admission{Rule: 9, Revision: later})
 	// The server has the old connection and answers with a challenge ACK: it goes on.
@@ -170,7 +168,7 @@ func TestReusedPortsSurviveNoRevocation(t *testing.T) {
 		handshake(t, z, 40000, 0)
 		end(t, z)
 		syn := segment(true, packet.SYN, 900_000, 0, 0)
-		expect(t, z, syn, 0, rules, conntrack.New)
+		expect(t, z, syn, 0, rules, conntrack.Reused)
 		var u conntrack.Tuple
 		z.Identify(&u, syn)
 		z.ReuseUntracked(syn, &u, conntrack.In, 0)

@@ -100,7 +100,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	case p.Flow.Protocol == packet.ProtocolICMP && p.ICMPType != packet.ICMPEcho && p.ICMPType != packet.ICMPTimestamp:
 		return verdict.Forward // an ICMP message that is no query creates no connection
 	case decision.World && hasPorts(p) && opposite.Open(p.Flow.Protocol, peer.Addr):
-		if answer.Reused {
+		if answer.Status == conntrack.Reused {
 			a.Zone.ReuseUntracked(p, &f.tuple, d, f.now)
 		}
 		return verdict.Forward // an untracked connection is stored when it is answered
