@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"sync/atomic"
 	"unsafe"
 
 	"palisade/internal/failpoint"
@@ -25,7 +24,7 @@ func (z *Zone) IdentifyFlow(u *Tuple, f packet.Flow) { *u = z.tracker.tuple(f, 0
 func (z *Zone) Seek(u *Tuple) Place {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
-	slot := atomic.LoadUint32(&s.buckets[hash&uint64(len(s.buckets)-1)])
+	slot := s.index.seek(hash)
 	if slot == none {
 		return Place{}
 	}

@@ -2,7 +2,6 @@ package conntrack
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"palisade/internal/failpoint"
@@ -14,16 +13,11 @@ const (
 	untracked
 )
 
-// none marks the end of a chain, and of a free list.
-const none = ^uint32(0)
-
 // A shard is a hash table over its part of the arena. mu guards all fields and the entries.
-// Seek reads buckets without mu, so they are also written atomically.
 type shard struct {
 	mu       sync.Mutex
 	slots    []entry
-	buckets  []uint32 // first slot of each chain
-	next     []uint32 // slot -> next in its chain, or in the free list
+	index    index
 	pools    [2]pool
 	notes    [synNotes]synNote
 	lastNote int      // the oldest of notes, which the next one replaces
@@ -43,15 +37,7 @@ type pool struct {
 // invalid ones.
 func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	s.slots = a.slots(number)
-	s.next = make([]uint32, len(s.slots))
-	buckets := 1
-	for buckets < len(s.slots) {
-		buckets <<= 1
-	}
-	s.buckets = make([]uint32, buckets)
-	for i := range s.buckets {
-		s.buckets[i] = none
-	}
+	s.index = newIndex(len(s.slots))
 	s.pools = [2]pool{
 		{first: 0, end: uint32(a.tracked), free: none},
 		{first: uint32(a.tracked), end: uint32(len(s.slots)), free: none},
@@ -62,7 +48,7 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 		for i := p.end; i > p.first; i-- {
 			slot := i - 1
 			if a.fresh {
-				s.next[slot], p.free = p.free, slot
+				s.release(p, slot)
 				continue
 			}
 			e := &s.slots[slot]
@@ -72,10 +58,10 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 				if e.sum != 0 {
 					*e = entry{}
 				}
-				s.next[slot], p.free = p.free, slot
+				s.release(p, slot)
 				continue
 			}
-			s.link(slot, hash)
+			s.index.link(slot, hash)
 			p.live++
 			p.top = max(p.top, slot+1)
 			adopted := t.adopted[e.epoch]
@@ -85,18 +71,10 @@ func (s *shard) adopt(t *Tracker, a *arena, number int) {
 	}
 }
 
-func (s *shard) link(slot uint32, hash uint64) {
-	bucket := &s.buckets[hash&uint64(len(s.buckets)-1)]
-	s.next[slot] = *bucket
-	atomic.StoreUint32(bucket, slot)
-}
-
-func (s *shard) unlink(slot uint32, hash uint64) {
-	at := &s.buckets[hash&uint64(len(s.buckets)-1)]
-	for *at != slot {
-		at = &s.next[*at]
-	}
-	atomic.StoreUint32(at, s.next[slot])
+// release puts slot on the free list of its pool.
+func (s *shard) release(p *pool, slot uint32) {
+	s.index.setNext(slot, p.free)
+	p.free = slot
 }
 
 // findLocked returns the connection of a packet in the zone of a lease, unless it has expired,
@@ -104,8 +82,12 @@ func (s *shard) unlink(slot uint32, hash uint64) {
 // d the direction in which it crosses the interface.
 func (s *shard) findLocked(epoch uint64, k *key, d Direction, hash uint64, now time.Duration) (*entry, way) {
 	failpoint.Reach()
-	for slot := s.buckets[hash&uint64(len(s.buckets)-1)]; slot != none; slot = s.next[slot] {
-		e := &s.slots[slot]
+	x, tag := &s.index, s.index.tag(hash)
+	for link := *x.chain(hash); link != none; link = x.next[link&x.slots] {
+		if link&^x.slots != tag {
+			continue
+		}
+		e := &s.slots[link&x.slots]
 		if e.epoch != epoch {
 			continue
 		}
@@ -125,10 +107,10 @@ func (s *shard) allocateLocked(n int, hash uint64) (*entry, bool) {
 		return nil, false
 	}
 	slot := p.free
-	p.free = s.next[slot]
+	p.free = s.index.next[slot]
 	p.live++
 	p.top = max(p.top, slot+1)
-	s.link(slot, hash)
+	s.index.link(slot, hash)
 	return &s.slots[slot], true
 }
 
@@ -141,11 +123,11 @@ func (s *shard) freeLocked(t *Tracker, slot uint32) {
 		n = untracked
 	}
 	hash, _ := t.homeOf(e)
-	s.unlink(slot, hash)
+	s.index.unlink(slot, hash)
 	epoch := e.epoch
 	*e = entry{}
 	p := &s.pools[n]
-	s.next[slot], p.free = p.free, slot
+	s.release(p, slot)
 	p.live--
 	if p.live == 0 {
 		p.top = p.first

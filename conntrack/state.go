@@ -100,7 +100,8 @@ func (e *entry) ended() bool {
 	return e.protocol == packet.ProtocolTCP && (e.state == timeWait || e.state == closed)
 }
 
-// advance changes the state of a connection for its packet p of direction w.
+// advance changes the state of a connection for its packet p of direction w, which the connection
+// does not ignore.
 func (e *entry) advance(p *packet.Packet, w way) {
 	switch e.protocol {
 	case packet.ProtocolUDP:
@@ -120,9 +121,7 @@ func (e *entry) advanceTCP(p *packet.Packet, w way) {
 	f := p.TCPFlags
 	switch {
 	case f&packet.RST != 0:
-		if e.has(isUntracked) || e.resets(p, w) {
-			e.state = closed
-		}
+		e.state = closed
 		return
 	case e.state == closed && e.has(isUntracked) && f&packet.SYN == 0:
 		// The rules judge each packet, and nobody checks the sequence number of a RST: it was
