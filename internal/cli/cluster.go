@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -159,15 +160,14 @@ func newClusterStatus() *cobra.Command {
 			if choice.json {
 				return printJSON(cmd.OutOrStdout(), s)
 			}
-			return printClusterStatus(cmd, s)
+			return printClusterStatus(cmd.OutOrStdout(), s)
 		},
 	}
 	choice.flags(cmd)
 	return cmd
 }
 
-func printClusterStatus(cmd *cobra.Command, s control.ClusterStatus) error {
-	out := cmd.OutOrStdout()
+func printClusterStatus(out io.Writer, s control.ClusterStatus) error {
 	switch {
 	case s.Leader == "":
 		fmt.Fprintf(out, "%s knows no leader: nothing can be changed, and the current rules stay enforced. Newest state: index %d\n", s.Node, s.Index)
@@ -194,6 +194,12 @@ func printClusterStatus(cmd *cobra.Command, s control.ClusterStatus) error {
 	}
 	if len(s.Exposed) > 0 {
 		fmt.Fprintf(out, "\nreplace these access keys, whose secrets a fenced or removed voter could read: %s\n", strings.Join(s.Exposed, " "))
+	}
+	if len(s.Refused) > 0 {
+		fmt.Fprintf(out, "\ncalls of other nodes that %s refused since it started; a node that goes on with them is wrongly configured or taken over, and can be fenced:\n", s.Node)
+		for _, r := range s.Refused {
+			fmt.Fprintf(out, "  %s: %s, %d times\n", r.Node, r.Call, r.Count)
+		}
 	}
 	return nil
 }

@@ -148,13 +148,17 @@ func TestTakenNodeChangesNothing(t *testing.T) {
 		t.Errorf("the leader is now %q, was %q", now, term)
 	}
 	counted := uint64(0)
-	for _, r := range one.cluster.Refused() {
+	status, err := request[control.ClusterStatus](t, one, "GET", "/v1/cluster", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range status.Refused {
 		if r.Node == "node2" {
 			counted += r.Count
 		}
 	}
 	if counted < 10 {
-		t.Errorf("the leader counted %v, want 10 refusals of node2 at least", one.cluster.Refused())
+		t.Errorf("the leader counted %v, want 10 refusals of node2 at least", status.Refused)
 	}
 	if got := one.ask(signed(t, strings.Replace(createWeb, "web", "db", 1), plainText)); got.Code != http.StatusOK {
 		t.Errorf("a user's request afterwards: status %d with %s", got.Code, got.Body)

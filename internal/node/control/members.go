@@ -62,6 +62,8 @@ type ClusterStatus struct {
 	Exposed []string `json:"exposed,omitempty"`
 	// Gossip counts the presence documents that this node pulled, and those it refused.
 	Gossip gossip.Stats `json:"gossip"`
+	// Refused are the calls that other nodes made to this node, and may not make, since it started.
+	Refused []cluster.Refusal `json:"refused,omitempty"`
 }
 
 // MemberStatus is one node of the cluster.
@@ -80,7 +82,7 @@ type MemberStatus struct {
 func (s *Server) clusterStatus(ctx context.Context) (any, error) {
 	view := s.Cluster.View()
 	leader, _ := s.Cluster.Leader()
-	status := ClusterStatus{Node: s.Node, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}, Gossip: s.Cluster.GossipStats()}
+	status := ClusterStatus{Node: s.Node, Leader: leader, Index: view.Index(), Nodes: []MemberStatus{}, Gossip: s.Cluster.GossipStats(), Refused: s.Cluster.Refused()}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	enforcement, err := s.Cluster.Enforcement(ctx, view.Index())
