@@ -314,3 +314,41 @@ func TestKillDuringConversionLosesNoConnection(t *testing.T) {
 		t.Error("no process was killed during its conversion")
 	}
 }
+
+// If the new file is smaller, blocked connections stay in each pool, so that none of them passes again,
+// and the established ones in that of tracked connections. Others stay as far as there is room.
+func TestBlockedConnectionsStayInASmallerFile(t *testing.T) {
+	path := filepath.Join(bootfiletest.Dir(t), "arena")
+	tr := open(t, conntrack.Config{Path: path, Capacity: 6400, Untracked: 6400, Reserve: 64, Ceiling: 6400})
+	z := tr.AddZone(11, conntrack.Timeouts{})
+	stale := conntrack.Revision{Generation: 9, Shrunk: 9, Strict: true}
+	for _, kind := range []conntrack.Admission{{Revision: rules}, {Revision: rules, Untracked: true}} {
+		first := uint16(53)
+		if kind.Untracked {
+			first = 54
+		}
+		for port := range uint16(2200) {
+			p := pkt(17, port, first, 0)
+			admit(z, p, 0, kind)
+			if kind.Untracked {
+				observe(z, back(p, 0), 0, rules) // answered
+			}
+			if port >= 2000 {
+				rejudge(z, p, 0, stale, false, 0)
+			}
+		}
+	}
+	closed(t, tr)
+	tr = open(t, conntrack.Config{Path: path, Capacity: 1280, Untracked: 1280})
+	blocked, other := map[bool]int{}, map[bool]int{}
+	for c := range tr.Connections(second) {
+		if c.Blocked {
+			blocked[c.Tracked]++
+		} else {
+			other[c.Tracked]++
+		}
+	}
+	if blocked[true] != 200 || blocked[false] != 200 || other[true] < 800 || other[false] < 800 {
+		t.Errorf("blocked connections that are left, by whether they are tracked: %v, want 200 of each; others: %v, want at least 800 of each", blocked, other)
+	}
+}

@@ -91,3 +91,28 @@ func TestEveryFieldOfAKeyCounts(t *testing.T) {
 		}
 	}
 }
+
+// The place of a hash differs from that of a hash with any other bit, so that the salt of a zone adds no
+// collisions. Hashes that differ in their last bits alone are spread over all shards.
+func TestHomeAddsNoCollisions(t *testing.T) {
+	tr, err := Open(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	const random = 0x6a09e667f3bcc908
+	places, shards := map[uint64]bool{}, map[*shard]bool{}
+	for _, h := range []uint64{0, random} {
+		for bit := range 64 {
+			place, _ := tr.home(h^1<<bit, 3)
+			places[place] = true
+		}
+	}
+	for n := range uint64(1000) {
+		_, s := tr.home(random+n, 3)
+		shards[s] = true
+	}
+	if len(places) != 2*64 || len(shards) != shardCount {
+		t.Errorf("%d places of 128 hashes, in %d shards; want 128 and %d", len(places), len(shards), shardCount)
+	}
+}

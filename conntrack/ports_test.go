@@ -273,3 +273,27 @@ func TestManyLostPortsAreAllKnown(t *testing.T) {
 		}
 	}
 }
+
+// If an entry was missing when a packet renewed a range, its UDP ports are watched as long as packets
+// match it, also when the ports were lost before.
+func TestPortsAreWatchedIfAnEntryIsMissingLater(t *testing.T) {
+	z := open(t, conntrack.Config{Capacity: 640, Untracked: 640}).AddZone(1, conntrack.Timeouts{})
+	z.SetOpen(both(53, 53, 0), 0)
+	z.SetOpen(nil, 0)
+	z.Renew(17, 53, 5*second)
+	lost(t, z, 53, 179*second, true, false)
+	for port := range uint16(2000) { // entries are evicted
+		admit(z, back(pkt(17, port, 99, 0), 0), 10*second, conntrack.Admission{Revision: rules, Untracked: true, Reversed: true})
+	}
+	lost(t, z, 53, 20*second, true, true)
+	for now := 20 * second; now < 1000*second; now += 100 * second {
+		for _, port := range []uint16{53, 54} {
+			z.Renew(17, port, now)
+			z.Renew(6, port, now)
+		}
+		lost(t, z, 53, now+179*second, true, true)
+		lost(t, z, 54, now, false, false)
+	}
+	z.Renew(17, 53, 2000*second) // too late
+	lost(t, z, 53, 2000*second, false, false)
+}
