@@ -183,6 +183,22 @@ func TestDamagedConnectionsOfLayout2AreNotKept(t *testing.T) {
 			}
 		}
 	}
+	for state, want := range map[byte]int{7: len(want), 8: len(want) - 1} { // 7 is the last that exists
+		b := slices.Clone(file)
+		for at := header; at < len(b); at += size {
+			if binary.NativeEndian.Uint32(b[at:]) != 0 {
+				b[at+72] = state
+				break
+			}
+		}
+		c := layout2Config
+		c.Path = arenaOf(t, b)
+		tr := open(t, c)
+		if n := len(slices.Collect(tr.Connections(55 * time.Second))); n != want {
+			t.Errorf("a connection has state %d: %d connections are kept, want %d", state, n, want)
+		}
+		closed(t, tr)
+	}
 	if damaged < 40*7 || kept != damaged {
 		t.Errorf("%d of %d damaged files lost exactly one connection", kept, damaged)
 	}

@@ -81,7 +81,7 @@ func (t *Tracker) adoptPorts(a *arena) {
 	t.adoptedPorts = map[uint64][]*portRange{}
 	for i := range t.ports {
 		r := &t.ports[i]
-		if !a.fresh && r.sum != 0 && r.sum == r.checksum() {
+		if !a.fresh && r.sum == r.checksum() { // a checksum is never 0
 			t.adoptedPorts[r.epoch] = append(t.adoptedPorts[r.epoch], r)
 		} else {
 			t.freePorts = append(t.freePorts, r)

@@ -298,6 +298,7 @@ func TestResetEndsAHalfOpenConnection(t *testing.T) {
 	}{
 		"of the opening end":                  {segment(true, packet.RST, 1001, 0, 0), "closed"},
 		"of the opening end, another number":  {segment(true, packet.RST, 1002, 0, 0), "syn-sent"},
+		"of the opening end, number zero":     {segment(true, packet.RST, 0, 0, 0), "syn-sent"},
 		"of the other end":                    {segment(false, packet.RST|packet.ACK, 0, 1001, 0), "closed"},
 		"of the other end, acknowledges else": {segment(false, packet.RST|packet.ACK, 0, 1000, 0), "syn-sent"},
 		"of the other end, without an ACK":    {segment(false, packet.RST, 1001, 1001, 0), "syn-sent"},
