@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,5 +167,148 @@ func TestFaultInConnectionFileDropsTheFrame(t *testing.T) {
 	<-done
 	if got := b.ports["web"].Counters().Verdicts[verdict.PipelinePanicked]; got != 1 || b.devices["app"].count != 0 {
 		t.Errorf("%d frames panicked, want 1; %d were written, want 0", got, b.devices["app"].count)
+	}
+}
+
+// TestPanicInTheTunnelIsChargedToItsSender: whether Receive panics, or the pipeline. All datagrams that the
+// device has read are lost, and the report has what is known of the frame. The port is never shut.
+func TestPanicInTheTunnelIsChargedToItsSender(t *testing.T) {
+	b, armed, log := panicking(t)
+	pipe := b.tunnel(1500)
+	*armed = true
+	port, p := b.ports["tunnel"], b.ports["tunnel"].poller
+	p.number = 3
+	far := packet.Origin{Node: 2, VNI: 1, Epoch: 7}
+	frame := append(make([]byte, offloadLen), to("far", GatewayMAC, template(packet.ProtocolUDP, addr("10.10.0.7"), addr("10.10.0.5"), 1, 53))...)
+	for name, tt := range map[string]struct {
+		received
+		lost, reported int
+	}{
+		"in Receive":     {received{lost: 7, from: far}, 7, reportBytes},
+		"in a write":     {received{frame: frame, from: far, v: verdict.Forward}, 1, len(frame)},
+		"in another one": {received{frame: frame, from: packet.Origin{Node: 2, VNI: 1, Unnamed: true}, v: verdict.Forward}, 1, len(frame)},
+	} {
+		b.sw.panics.reported = 0
+		old, before := p.frame, port.Counters().Verdicts[verdict.PipelinePanicked]
+		pipe.queue = []received{tt.received}
+		p.turn(port, b.sw.Snapshot(), monotonic())
+		_, last := b.sw.Panics()
+		if lost := port.Counters().Verdicts[verdict.PipelinePanicked] - before; int(lost) != tt.lost || len(last.Frame) != tt.reported {
+			t.Errorf("%s: %d datagrams are lost and %d bytes reported, want %d and %d", name, lost, len(last.Frame), tt.lost, tt.reported)
+		}
+		if p.frame == old || p.frame.queue != 3 {
+			t.Errorf("%s: the poller goes on with the state of the panic, or with queue %d, want its own, 3", name, p.frame.queue)
+		}
+	}
+	for range maxPanics {
+		pipe.queue = append(pipe.queue, received{lost: 1, from: far})
+	}
+	for len(pipe.queue) > 0 {
+		p.turn(port, b.sw.Snapshot(), monotonic())
+	}
+	b.logged()
+	if !b.sw.refuses(far) || port.IsShut() || !strings.Contains(log.String(), "interface of another node refused") {
+		t.Errorf("after %d panics the sender is refused: %v, and the port is shut: %v; the log:\n%s", maxPanics, b.sw.refuses(far), port.IsShut(), log)
+	}
+}
+
+// TestPanicInADeviceHasNoFrame: a device that panics when it is read costs no frame, and none is reported.
+func TestPanicInADeviceHasNoFrame(t *testing.T) {
+	b, _, _ := panicking(t)
+	b.ports["web"].device = nil
+	b.ports["web"].poller.turn(b.ports["web"], b.sw.Snapshot(), monotonic())
+	if n, last := b.sw.Panics(); n != 1 || len(last.Frame) != offloadLen || b.ports["web"].Counters().Verdicts[verdict.PipelinePanicked] != 0 {
+		t.Errorf("%d panics, the last %+v, %d frames lost; want 1, without a frame, and 0", n, last, b.ports["web"].Counters().Verdicts[verdict.PipelinePanicked])
+	}
+}
+
+// TestPanicsOfAMinuteAreCounted: the count begins anew with the first panic after the window.
+func TestPanicsOfAMinuteAreCounted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		second time.Duration // when all panics but the first are
+		want   bool
+	}{"at once": {0, true}, "at the end of the window": {panicWindow, true}, "after it": {panicWindow + 1, false}} {
+		var c panicCount
+		const begin = time.Hour
+		c.add(begin)
+		for range maxPanics - 2 {
+			if c.add(begin + tt.second) {
+				t.Errorf("%s: fewer than %d panics are too many", name, maxPanics)
+			}
+		}
+		if got := c.add(begin + tt.second); got != tt.want {
+			t.Errorf("%s: %d panics are too many: %v, want %v", name, maxPanics, got, tt.want)
+		}
+		for i := range maxPanics - 1 {
+			if got := c.add(begin + tt.second); !tt.want && got != (i >= 0) {
+				t.Errorf("%s: %d panics of the next window are too many: %v", name, maxPanics+i, got)
+			}
+		}
+	}
+}
+
+// TestPortIsShutOnce: it is logged once, however many panics come after.
+func TestPortIsShutOnce(t *testing.T) {
+	b, _, log := panicking(t)
+	for range 3 * maxPanics {
+		b.sw.charge(b.ports["web"], packet.Origin{}, time.Hour)
+	}
+	if b.logged(); strings.Count(log.String(), "port shut") != 1 || !b.ports["web"].IsShut() {
+		t.Errorf("the port is shut: %v, and the log has it %d times, want once", b.ports["web"].IsShut(), strings.Count(log.String(), "port shut"))
+	}
+}
+
+// TestPanicsOfManySendersAreBounded: when there are too many of them, those counted so far are forgotten,
+// and so are those refused so far.
+func TestPanicsOfManySendersAreBounded(t *testing.T) {
+	b, _, _ := panicking(t)
+	from := func(i int) packet.Origin { return packet.Origin{Node: 2, VNI: 1, Epoch: uint64(i)} }
+	panics := func(i, n int) {
+		for range n {
+			b.sw.chargeSender(from(i), time.Hour)
+		}
+	}
+	panics(1, maxPanics-1)
+	for i := 2; i <= maxSenders; i++ {
+		panics(i, maxPanics)
+	}
+	if got := b.sw.Refused(); len(got) != maxSenders-1 || !slices.IsSorted(got) || b.sw.refuses(from(1)) {
+		t.Errorf("%d senders are refused, in order: %v, want %d, in order", len(got), slices.IsSorted(got), maxSenders-1)
+	}
+	panics(maxSenders+1, maxPanics-1) // forgets how often the first one has panicked
+	if panics(1, 1); b.sw.refuses(from(1)) {
+		t.Errorf("%d senders are counted, want at most %d", maxSenders+1, maxSenders)
+	}
+	if panics(maxSenders+1, 1); len(b.sw.Refused()) != maxSenders || !b.sw.refuses(from(2)) {
+		t.Errorf("%d senders are refused, want %d", len(b.sw.Refused()), maxSenders)
+	}
+	if panics(maxSenders+2, maxPanics); !slices.Equal(b.sw.Refused(), []uint64{maxSenders + 2}) {
+		t.Errorf("%d senders are refused, want the last one alone", len(b.sw.Refused()))
+	}
+}
+
+// TestOnePanicAMinuteIsLogged: with the number of those that were not, and a copy of its frame.
+func TestOnePanicAMinuteIsLogged(t *testing.T) {
+	b, _, log := panicking(t)
+	frame := []byte("frame")
+	for i, tt := range []struct {
+		ago  time.Duration // when the last one was logged
+		text string        // what the log says of it; "": nothing
+	}{
+		{0, "not_logged_before=0"}, {reportEvery - 10*time.Second, ""}, {time.Second, ""}, {reportEvery + time.Second, "not_logged_before=2"},
+		{reportEvery - 10*time.Second, ""}, {2 * reportEvery, "not_logged_before=1"},
+	} {
+		log.Reset()
+		if tt.ago != 0 {
+			b.sw.panics.reported = monotonic() - tt.ago
+		}
+		b.sw.report(b.ports["web"], packet.Origin{}, frame, i)
+		if b.logged(); strings.Contains(log.String(), tt.text) != true || (log.Len() > 0) != (tt.text != "") {
+			t.Errorf("panic %d is logged as %q, want %q", i, log, tt.text)
+		}
+	}
+	copy(frame, "other")
+	if n, last := b.sw.Panics(); n != 6 || string(last.Frame) != "frame" || last.Cause != "5" {
+		t.Errorf("%d panics, the last %+v; want 6, the last with its frame and cause 5", n, last)
 	}
 }

@@ -29,6 +29,7 @@ type sink struct {
 	empty error // of Read when the queue is empty; nil: EAGAIN
 
 	before func() // called before each write; nil: nothing is
+	fails  error  // of each write
 }
 
 func (d *sink) FD() int { return d.fd }
@@ -52,6 +53,9 @@ func (d *sink) Read(b []byte) (int, error) {
 func (d *sink) Write(b []byte) error {
 	if d.before != nil {
 		d.before()
+	}
+	if d.fails != nil {
+		return d.fails
 	}
 	d.last = d.buf[:copy(d.buf[:], b)]
 	if d.all != nil {

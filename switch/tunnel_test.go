@@ -18,6 +18,7 @@ type received struct {
 	from  packet.Origin
 	v     verdict.Verdict
 	err   error
+	lost  int // if it is not 0, Receive panics, and Discard reports so many datagrams
 }
 
 // A pipe is a TunnelDevice that keeps the last frame sent.
@@ -30,6 +31,9 @@ type pipe struct {
 	n     int
 	last  [2048]byte
 	sent  int
+	// What Discard reports of the last Receive.
+	discarded received
+	fails     error // of each Send
 }
 
 func (p *pipe) FD() int      { return p.fd }
@@ -39,13 +43,21 @@ func (p *pipe) Receive(b []byte) (int, packet.Origin, verdict.Verdict, error) {
 		return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
 	}
 	r := p.queue[0]
-	p.queue = p.queue[1:]
+	p.queue, p.discarded = p.queue[1:], r
+	if r.lost != 0 {
+		panic("planted")
+	}
 	return copy(b, r.frame), r.from, r.v, r.err
 }
-func (p *pipe) Discard() (int, packet.Origin) { return 0, packet.Origin{} }
+func (p *pipe) Discard() (int, packet.Origin) {
+	return max(1, p.discarded.lost), p.discarded.from
+}
 func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, frame []byte) (verdict.Verdict, error) {
 	if p.down {
 		return verdict.TunnelDown, nil
+	}
+	if p.fails != nil {
+		return verdict.Forward, p.fails
 	}
 	p.to, p.from, p.n = to, from, copy(p.last[:], frame[packet.OffloadLen:])
 	p.sent++
