@@ -6,6 +6,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/firewall"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -146,8 +147,8 @@ func TestNetworkThatBecomesStrictRemembersItsOpenPorts(t *testing.T) {
 func TestRevisionIsThatOfTheNewestChange(t *testing.T) {
 	b := newTestbed(t)
 	rules := *b.sets["web"]
-	in, out := *rules.Ingress, *rules.Egress
-	rules.Ingress, rules.Egress = &in, &out
+	in, out := new(firewall.Table), new(firewall.Table)
+	rules.Ingress, rules.Egress = in, out
 	for i, tt := range []struct {
 		in, inShrunk, out, outShrunk, regrouped, reset, lost uint64
 		strict                                               bool

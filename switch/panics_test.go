@@ -287,6 +287,17 @@ func TestPanicsOfManySendersAreBounded(t *testing.T) {
 	}
 }
 
+// TestFullLogStopsNoPoller: when nobody writes the log, a few messages wait and the others are lost.
+func TestFullLogStopsNoPoller(t *testing.T) {
+	b, _, log := panicking(t)
+	for range 100 {
+		b.sw.logLater("message")
+	}
+	if b.logged(); strings.Count(log.String(), "message") != 8 {
+		t.Errorf("%d messages are logged, want 8", strings.Count(log.String(), "message"))
+	}
+}
+
 // TestOnePanicAMinuteIsLogged: with the number of those that were not, and a copy of its frame.
 func TestOnePanicAMinuteIsLogged(t *testing.T) {
 	b, _, log := panicking(t)

@@ -161,15 +161,25 @@ func TestRelayCountsItsFrames(t *testing.T) {
 }
 
 // A frame to a public address whose interface has no port here, or to none, is not forwarded from the
-// uplink.
+// uplink, and keeps its addresses. Neither is one from here to an interface that nobody has.
 func TestUplinkReachesOnlyPortsOfThisNode(t *testing.T) {
 	b := newTestbed(t)
-	b.tunnel(1500)
+	pipe := b.tunnel(1500)
+	e := b.sw.Edit(b.generation)
+	e.AddEndpoint(1, &Endpoint{Epoch: 9, Address: addr("10.10.0.9"), Public: addr("198.18.0.9"), MAC: macOf("nobody")})
+	b.sw.Publish(e)
 	b.rules("web", permit(ec2.UDP, 53, 53, "0.0.0.0/0"))
-	for address, want := range map[string]verdict.Verdict{"198.18.0.4": verdict.Forward, "198.18.0.7": verdict.NoRoute, "198.18.0.99": verdict.NoRoute} {
+	for address, want := range map[string]verdict.Verdict{"198.18.0.4": verdict.Forward, "198.18.0.7": verdict.NoRoute, "198.18.0.9": verdict.NoRoute, "198.18.0.99": verdict.NoRoute} {
+		if tr := b.sw.Trace(b.ports["uplink"], outside(template(17, laptop, addr(address), 1000, 53))); want == verdict.NoRoute && tr.Flow.Dst != addr(address) {
+			t.Errorf("a packet from outside to %s is for %s when it is dropped", address, tr.Flow.Dst)
+		}
 		_, v := b.send("uplink", outside(template(17, laptop, addr(address), 1000, 53)))
 		if (v == verdict.Forward) != (want == verdict.Forward) {
 			t.Errorf("a packet from outside to %s: %v, want %v", address, v, want)
 		}
+	}
+	b.expect("web", b.of("web", template(17, addr("10.10.0.4"), addr("10.10.0.9"), 1000, 53)), "web", verdict.NoRoute)
+	if pipe.sent != 0 {
+		t.Errorf("%d frames for nobody were sent to another node", pipe.sent)
 	}
 }

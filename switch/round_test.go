@@ -192,6 +192,11 @@ func TestPausedPortIsWatchedAgainInTime(t *testing.T) {
 	if p.round(nil); watched() != 0 || len(p.paused) != 1 {
 		t.Error("a round ended a pause of an hour")
 	}
+	b.devices["lone"].queue = [][]byte{b.datagram("10.10.0.99", 1)}
+	if b.readable("lone"); !b.sw.Step() || len(b.devices["lone"].queue) != 0 {
+		t.Error("Step did not read a port beside one that is paused")
+	}
+	_, _ = unix.Read(b.ports["lone"].end.FD(), make([]byte, 8))
 	p.resumePaused(now + time.Hour - 1)
 	if watched() != 0 {
 		t.Error("the pause ended a nanosecond before its time")

@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
@@ -21,6 +22,12 @@ type received struct {
 	lost  int // if it is not 0, Receive panics, and Discard reports so many datagrams
 }
 
+// sent is what a pipe was given to send.
+type sent struct {
+	p packet.Packet
+	b []byte // with virtio header
+}
+
 // A pipe is a TunnelDevice that keeps the last frame sent.
 type pipe struct {
 	fd    int
@@ -33,7 +40,8 @@ type pipe struct {
 	sent  int
 	// What Discard reports of the last Receive.
 	discarded received
-	fails     error // of each Send
+	fails     error  // of each Send
+	all       []sent // all that was sent, if it is not nil
 }
 
 func (p *pipe) FD() int      { return p.fd }
@@ -52,7 +60,7 @@ func (p *pipe) Receive(b []byte) (int, packet.Origin, verdict.Verdict, error) {
 func (p *pipe) Discard() (int, packet.Origin) {
 	return max(1, p.discarded.lost), p.discarded.from
 }
-func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, frame []byte) (verdict.Verdict, error) {
+func (p *pipe) Send(_ int, to uint32, from packet.Origin, described *packet.Packet, frame []byte) (verdict.Verdict, error) {
 	if p.down {
 		return verdict.TunnelDown, nil
 	}
@@ -61,6 +69,9 @@ func (p *pipe) Send(_ int, to uint32, from packet.Origin, _ *packet.Packet, fram
 	}
 	p.to, p.from, p.n = to, from, copy(p.last[:], frame[packet.OffloadLen:])
 	p.sent++
+	if p.all != nil {
+		p.all = append(p.all, sent{*described, bytes.Clone(frame)})
+	}
 	return verdict.Forward, nil
 }
 
