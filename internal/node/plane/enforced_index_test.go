@@ -14,10 +14,20 @@ func TestEnforcedIndexOnlyAdvances(t *testing.T) {
 	if err != nil || e.index != 0 {
 		t.Fatalf("without a file the index is %d, error %v; want 0", e.index, err)
 	}
+	var was os.FileInfo
 	for _, step := range []struct{ to, want uint64 }{{7, 7}, {7, 7}, {3, 7}, {1 << 40, 1 << 40}} {
+		before := e.index
 		if err := e.advance(step.to); err != nil {
 			t.Fatal(err)
 		}
+		now, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written := was == nil || !os.SameFile(was, now); written != (step.to > before) {
+			t.Errorf("advance(%d) at index %d wrote the file: %v", step.to, before, written)
+		}
+		was = now
 		again, err := OpenEnforcedIndex(path)
 		if err != nil || again.index != step.want || e.index != step.want {
 			t.Errorf("after advance(%d) the index is %d, on disk %d, error %v; want %d", step.to, e.index, again.index, err, step.want)

@@ -3,6 +3,7 @@ package plane_test
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -114,6 +115,9 @@ func TestAttachAnnouncesPublicAddressesAndNamesThePort(t *testing.T) {
 	w.Do(&state.CreateSecurityGroup{Account: planetest.Dev, Region: planetest.Region, VPC: w.VPC.ID, Name: "x", Description: "x"})
 	if got := w.announced(); len(got) != 0 {
 		t.Errorf("another change announced %v, want nothing", got)
+	}
+	if strings.Contains(w.Log.String(), "not announced") {
+		t.Errorf("an announcement failed:\n%s", w.Log)
 	}
 	laptop := netip.MustParseAddr(planetest.Laptop)
 	for _, to := range []netip.Addr{public, second} {
@@ -390,5 +394,34 @@ func TestAttachToNoLeaseClosesTheDevice(t *testing.T) {
 	}
 	if strings.Contains(w.Log.String(), "port not closed") {
 		t.Errorf("the log has a port that was not closed:\n%s", w.Log)
+	}
+}
+
+// The allowances are those of interfaces with a port: of this node, and attached.
+func TestAllowancesOfInterfacesWithAPort(t *testing.T) {
+	w := newWorld(t)
+	w.AddNode("node2")
+	group := w.Group("wide", dns(planetest.Everywhere))
+	w.Register("node2", "far", w.Public, group)
+	a, b := w.register("a", w.Public, group), w.register("b", w.Public, w.Group("closed"))
+	if !w.passes(b, udp(b.Private, a.Private, 53), a.device) {
+		t.Fatal("a packet does not pass")
+	}
+	used := func() map[ec2.InterfaceID]int {
+		all := map[ec2.InterfaceID]int{}
+		for eni, allowance := range w.Plane.Allowances() {
+			all[eni.ID] = 16384/4 - allowance.Available // the default ceiling of a zone
+		}
+		return all
+	}
+	// The entry of b alone is tracked: a admits the whole world.
+	if got, want := used(), (map[ec2.InterfaceID]int{a.ID: 0, b.ID: 1}); !maps.Equal(got, want) {
+		t.Errorf("the interfaces use %v connections, want %v", got, want)
+	}
+	if err := w.Plane.Detach(a.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := used(), (map[ec2.InterfaceID]int{b.ID: 1}); !maps.Equal(got, want) {
+		t.Errorf("after Detach the interfaces use %v connections, want %v", got, want)
 	}
 }

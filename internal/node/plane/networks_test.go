@@ -3,10 +3,12 @@ package plane_test
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/internal/node/plane"
 	"palisade/internal/node/plane/planetest"
 	vswitch "palisade/switch"
 )
@@ -149,5 +151,67 @@ func TestUplinkAndPublicPoolsAreInForce(t *testing.T) {
 	}
 	if !w.passes(web, udp(web.Private, private.Private, 53), private.device) {
 		t.Error("a packet to the other subnet was dropped")
+	}
+}
+
+// The addresses of a pool belong to the cluster from the View on that has it, also if nothing else
+// changes.
+func TestNewPublicPoolIsInForce(t *testing.T) {
+	w := newWorld(t)
+	web := w.register("web", w.Public, w.Group("none"))
+	w.Elastic(web.Interface, web.Private)
+	pool := netip.MustParsePrefix("192.0.2.0/24")
+	leaves := func(port uint16) bool {
+		w.Helper()
+		return w.passes(web, udpFrom(port, web.Private, pool.Addr().Next(), 443), w.Uplink)
+	}
+	if !leaves(40000) {
+		t.Error("a packet to an address outside of the cluster did not leave by the uplink")
+	}
+	classic, _ := w.View.Network(1)
+	changed := *classic
+	changed.PublicPools = append(slices.Clone(classic.PublicPools), pool)
+	w.Do(&state.PutNetwork{Network: changed})
+	if leaves(40001) {
+		t.Error("a packet to a public address of the cluster left by the uplink")
+	}
+}
+
+// A device that cannot be opened becomes neither the uplink nor the port of an interface.
+func TestDeviceThatCannotBeOpenedIsAnError(t *testing.T) {
+	w := newWorld(t)
+	ports := len(w.Switch.Ports())
+	if err := w.Plane.OpenUplink(plane.UplinkConfig{}); err != nil || len(w.Switch.Ports()) != ports {
+		t.Errorf("OpenUplink without a device: error %v, %d ports; want %d", err, len(w.Switch.Ports()), ports)
+	}
+	if err := w.Plane.OpenUplink(plane.UplinkConfig{Device: "up0", Namespace: "no-such-namespace"}); err == nil || !strings.Contains(err.Error(), "uplink: ") {
+		t.Errorf("OpenUplink in a namespace that does not exist: error %v", err)
+	}
+	gone := w.Device()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Plane.AddUplink(gone, ec2.MAC{2, 0, 0, 0, 0, 9}); err == nil || !strings.Contains(err.Error(), "uplink: ") {
+		t.Errorf("AddUplink of a device that is gone: error %v", err)
+	}
+	eni := w.Do(&state.RegisterInterface{Account: planetest.Dev, Region: planetest.Region, Node: planetest.Node, External: ec2.ExternalDevice{Device: "vm0"}, Spec: state.InterfaceSpec{Subnet: w.Public.ID}}).Interface
+	if err := w.Plane.Attach(eni.Epoch, gone); err == nil || !strings.Contains(err.Error(), string(eni.ID)) {
+		t.Errorf("Attach of a device that is gone: error %v", err)
+	}
+	w.Attach(eni) // the lease can still get a port
+	if up := w.Switch.Snapshot().UplinkPort(); up.NextHop != (ec2.MAC{2, 0, 0, 0, 0, 1}) {
+		t.Errorf("the uplink is %+v, want the first", up)
+	}
+}
+
+func TestFailedAnnouncementIsLogged(t *testing.T) {
+	w := newWorld(t)
+	web := w.register("web", w.Public, w.Group("none"))
+	if err := w.Uplink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	public := w.Elastic(web.Interface, web.Private)
+	if text := w.Log.String(); !strings.Contains(text, "public address not announced") || !strings.Contains(text, public.String()) {
+		t.Errorf("the log does not say that %s was not announced:\n%s", public, text)
 	}
 }

@@ -281,3 +281,86 @@ func TestFileOfOwnersIsChecked(t *testing.T) {
 	os.Chmod(f.OwnersFile(), 0o600)
 	f.Restart(f.watch)
 }
+
+// TestFirstViewWaitsForTheOwnersFile: without it the next daemon would not know whose the connections are.
+func TestFirstViewWaitsForTheOwnersFile(t *testing.T) {
+	f := newOwnersTest(t, kindsOfAddress["elastic"], planetest.Node)
+	f.Stop()
+	f.Start()
+	if err := f.Plane.CloseOwners(); err != nil { // so that writes fail
+		t.Fatal(err)
+	}
+	err := f.Plane.Apply(f.State.View())
+	if got := f.Switch.Snapshot().Generation; err == nil || got != 0 {
+		t.Errorf("Apply returned error %v, and the Snapshot has generation %d; want an error and 0", err, got)
+	}
+}
+
+// TestOwnersOfAKilledDaemonAreOverwritten: the file that replaces that of the owners has nothing of an
+// earlier one, and no replaced file stays open.
+func TestOwnersOfAKilledDaemonAreOverwritten(t *testing.T) {
+	f := newOwnersTest(t, kindsOfAddress["elastic"], planetest.Node)
+	f.connectAll()
+	f.Stop()
+	f.Restart(f.watch)
+	sound := readFile(t, f.OwnersFile())
+	if !bytes.HasPrefix(sound, []byte("palown\x00\x01")) {
+		t.Errorf("the file begins with %q", sound[:8])
+	}
+	for range 3 {
+		f.Stop()
+		writeFile(t, f.OwnersFile()+".new", bytes.Repeat(sound, 2))
+		f.Log.Reset()
+		f.Restart(f.watch)
+		if now := readFile(t, f.OwnersFile()); len(now) != len(sound) {
+			t.Errorf("the file has %d bytes, want %d", len(now), len(sound))
+		}
+	}
+	f.check("restarted", 2)
+	if strings.Contains(f.Log.String(), "dropped") {
+		t.Errorf("a daemon that keeps all connections has logged\n%s", f.Log)
+	}
+	opened := 0
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if path, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.HasPrefix(path, f.OwnersFile()) {
+			opened++
+		}
+	}
+	if opened != 1 {
+		t.Errorf("%d files of owners are open, want 1", opened)
+	}
+}
+
+// TestConnectionsWithAnAddressThatNobodyOwnsAreKept: also if it had an owner until a moment before.
+func TestConnectionsWithAnAddressThatNobodyOwnsAreKept(t *testing.T) {
+	for kind, k := range kindsOfAddress {
+		if kind == "own secondary" {
+			continue // an interface has no connections with an address that is not its own
+		}
+		f := newOwnersTest(t, k, planetest.Node)
+		f.connectAll()
+		k.leave(f, f.Do)
+		f.connect(f.moved)
+		f.Stop()
+		f.Restart(f.watch)
+		f.check(kind, 2)
+	}
+}
+
+// TestConnectionsOfAnEndedLeaseAreForgottenFirst: before any device is a port.
+func TestConnectionsOfAnEndedLeaseAreForgottenFirst(t *testing.T) {
+	f := newOwnersTest(t, kindsOfAddress["elastic"], planetest.Node)
+	f.connectAll()
+	f.Stop()
+	f.Decide(&state.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: f.watch.ID})
+	f.Start()
+	f.View = nil
+	f.CatchUp()
+	if n := f.Tracker.Usage().Tracked; n != 0 {
+		t.Errorf("%d connections of the ended lease are left, want 0", n)
+	}
+}

@@ -68,7 +68,6 @@ type Plane struct {
 	gained        []ownership       // by the View that is being applied
 	ownersFile    *Owners           // nil if the tracker is in memory
 	announce      []netip.Addr      // public addresses to announce after the next Snapshot
-	published     chan struct{}     // closed and replaced when a Snapshot is published
 
 	forgotten atomic.Uint64 // index up to which connections of released addresses are dropped
 }
@@ -78,7 +77,7 @@ func New(c Config) *Plane {
 	return &Plane{
 		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
 		enforcedIndex: c.EnforcedIndex, compiler: firewall.NewCompiler(),
-		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{}, published: make(chan struct{}),
+		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{},
 		down: map[uint64]bool{}, failed: map[uint64]bool{}, released: releasedAddresses{}, ownersFile: c.Owners,
 	}
 }
@@ -172,8 +171,6 @@ func (p *Plane) strict(v ec2.VNI) bool {
 
 func (p *Plane) publish(edit *vswitch.Edit) {
 	p.sw.Publish(edit)
-	close(p.published)
-	p.published = make(chan struct{})
 	for _, address := range p.announce {
 		if err := p.sw.Announce(address); err != nil {
 			p.log.Warn("public address not announced", "address", address, "err", err)
@@ -192,15 +189,7 @@ func (p *Plane) View() *state.View {
 // Wait waits until this node enforces index. It returns false if ctx ends first.
 func (p *Plane) Wait(ctx context.Context, index uint64) bool {
 	for p.Enforced() < index {
-		p.mu.Lock()
-		published := p.published
-		generation := p.sw.Snapshot().Generation
-		p.mu.Unlock()
-		if generation >= index {
-			published = nil // a poller still finishes a batch with the last Snapshot; check again soon
-		}
 		select {
-		case <-published:
 		case <-time.After(200 * time.Microsecond):
 		case <-ctx.Done():
 			return false

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"palisade/ec2"
@@ -63,8 +64,8 @@ func TestNewLeaseOfInterfaceIsIndependentOfOldLease(t *testing.T) {
 
 	// A device cannot be attached once the lease has ended.
 	f.Do(unregister)
-	if err := f.Plane.Attach(second.Epoch, f.Device()); err == nil {
-		t.Error("a device was attached to a lease that has ended")
+	if err := f.Plane.Attach(second.Epoch, f.Device()); err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("a device was attached to a lease that has ended, or for another reason not: %v", err)
 	}
 	if err := f.Plane.Detach(second.Epoch); err != nil || f.Plane.Leases() != 0 {
 		t.Errorf("after Detach the plane has %d leases, error %v; want 0", f.Plane.Leases(), err)
@@ -137,7 +138,19 @@ func TestDeletedNetworkIsRemovedFromSwitch(t *testing.T) {
 	if n, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); !ok || n.Prefix != vpc.CIDR {
 		t.Fatalf("the network of the new VPC is %+v, want prefix %s", n, vpc.CIDR)
 	}
+	subnet := f.Do(&state.CreateSubnet{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID, CIDR: netip.MustParsePrefix("10.1.1.0/24")}).Subnet
+	f.AddNode("node2")
+	eni := f.Register("node2", "vm0", subnet)
+	f.Do(&state.UnregisterInterface{Account: planetest.Dev, Region: planetest.Region, Interface: eni.ID})
+	f.Do(&state.ReportInterface{Interface: eni.ID, Epoch: eni.Epoch})
+	if f.Plane.LostAt(vpc.VNI) == 0 {
+		t.Error("the end of a lease did not take its address from its groups")
+	}
+	f.Do(&state.DeleteSubnet{Account: planetest.Dev, Region: planetest.Region, Subnet: subnet.ID})
 	f.Do(&state.DeleteVPC{Account: planetest.Dev, Region: planetest.Region, VPC: vpc.ID})
+	if got := f.Plane.LostAt(vpc.VNI); got != 0 {
+		t.Errorf("of the deleted network the plane still knows when an address left a group: %d", got)
+	}
 	if _, ok := f.Switch.Snapshot().Network(vswitch.VNI(vpc.VNI)); ok {
 		t.Error("the switch has the deleted network")
 	}
@@ -173,5 +186,40 @@ func TestSwitchEnforcesNoStateBeforeItsIndexIsOnDisk(t *testing.T) {
 	unchanged("an older state", f.Plane.Apply(older))
 	if again, err := plane.OpenEnforcedIndex(path); err != nil || again.Index() != enforced {
 		t.Errorf("the index on disk is %d, error %v; want %d", again.Index(), err, enforced)
+	}
+}
+
+// In a network that is not strict, a change of a group attaches only the ports that have it.
+func TestChangeOfAnotherGroupAttachesNoPort(t *testing.T) {
+	w := newWorld(t)
+	e := w.register("a", w.Public, w.Group("wide", dns(planetest.Everywhere)))
+	port := w.network(w.VPC.VNI).Find(e.Private).Port
+	attached := func() *vswitch.Attachment { return w.Switch.Snapshot().Attachment(port) }
+	before := attached()
+	w.Group("other", dns(planetest.Everywhere))
+	if attached() != before {
+		t.Error("a change of another group attached the port again")
+	}
+	w.strict()
+	before = attached()
+	if w.Group("third"); attached() == before {
+		t.Error("in a strict network a change did not attach the port again")
+	}
+}
+
+// A Plane whose tracker is in memory stores no owners, and drops the connections of released addresses.
+func TestPlaneWithoutOwnersForgetsReleasedAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.Stop()
+	w.InMemory = true
+	w.Restart()
+	wide := w.Group("wide", dns(inside))
+	client, server := w.register("client", w.Public, wide), w.register("server", w.Public, wide)
+	if !w.passes(client, udp(client.Private, server.Private, 53), server.device) {
+		t.Fatal("a packet does not pass")
+	}
+	w.unregister(server.Interface)
+	if got := w.connections(client); len(got) != 0 {
+		t.Errorf("the client has connections with %v, want none", got)
 	}
 }

@@ -90,6 +90,7 @@ type Fixture struct {
 	Uplink        *taptest.Device
 	Log           *bytes.Buffer // what the Plane and the Switch have logged
 	Now           time.Time     // the stamp of the next command
+	InMemory      bool          // the next Plane has no files of connections and owners
 
 	Network
 	arena string // path of the file of connections
@@ -130,11 +131,14 @@ func (f *Fixture) Start() {
 			f.Fatal(err)
 		}
 	}
-	if f.Tracker, err = conntrack.Open(conntrack.Config{Path: f.arena, Capacity: 16384, Untracked: 4096}); err != nil {
+	c := conntrack.Config{Path: f.arena, Capacity: 16384, Untracked: 4096}
+	var owners *plane.Owners
+	if f.InMemory {
+		c.Path = ""
+	} else if owners, err = plane.OpenOwners(f.OwnersFile()); err != nil {
 		f.Fatal(err)
 	}
-	owners, err := plane.OpenOwners(f.OwnersFile())
-	if err != nil {
+	if f.Tracker, err = conntrack.Open(c); err != nil {
 		f.Fatal(err)
 	}
 	if f.Switch, err = vswitch.New(vswitch.Config{Tracker: f.Tracker, Logger: log}); err != nil {
