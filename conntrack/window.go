@@ -171,7 +171,7 @@ func (e *entry) follow(p *packet.Packet, w way) {
 	if before(sender.next, next) {
 		sender.next = next
 		if before(sender.allowed, next) && e.windows[1-w] != 0 { // its last byte is beyond the window
-			e.windows[1-w] = max(e.windows[1-w], logarithm(e.window(1-w)+next-sender.allowed))
+			e.windows[1-w] = max(e.windows[1-w], logarithm(next-e.acknowledged(w)))
 		}
 	}
 	if p.TCPFlags&packet.ACK == 0 {
@@ -186,8 +186,18 @@ func (e *entry) follow(p *packet.Packet, w way) {
 	}
 }
 
-// logarithm returns a window as the field windows stores it.
-func logarithm(window uint32) uint8 { return 1 + uint8(bits.Len32(max(window, 1)-1)) }
+// acknowledged returns the sequence number after the last byte of end w that the other end has
+// acknowledged. End w may send again what follows it.
+func (e *entry) acknowledged(w way) uint32 {
+	if e.tcp&ackSent.of(1-w) == 0 {
+		return e.ends[w].allowed // the other end has said nothing yet
+	}
+	return e.ends[1-w].acked
+}
+
+// logarithm returns a window as the field windows stores it. No window is larger than 2^30 (RFC
+// 7323 §2.3).
+func logarithm(window uint32) uint8 { return 1 + uint8(min(bits.Len32(max(window, 1)-1), 30)) }
 
 // continues handles the usual segment of an established connection with few comparisons: it follows
 // the last one of its end, or acknowledges, and lies in the windows. If it is one, continues moves the

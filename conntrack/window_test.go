@@ -128,6 +128,30 @@ func TestUntrackedConnectionSurvivesAForgedReset(t *testing.T) {
 	}
 }
 
+// An end sends more than its peer's window takes, as after the peer has shrunk it. However often, a
+// lost segment can be sent again, and a segment of long ago does not fit.
+func TestSegmentsBeyondAClosedWindow(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	closed := func(ack uint32) *packet.Packet {
+		p := segment(false, packet.ACK, 5001, ack, 0)
+		p.TCPWindow = 0
+		return p
+	}
+	next := uint32(1001)
+	expect(t, z, segment(true, packet.ACK, next, 5001, 65_535), 0, rules, conntrack.Live)
+	next += 65_535
+	expect(t, z, closed(next), 0, rules, conntrack.Live)
+	for range 100 {
+		beyond := segment(true, packet.ACK, next, 5001, 10)
+		expect(t, z, beyond, 0, rules, conntrack.Live)
+		expect(t, z, beyond, 0, rules, conntrack.Live)
+		next += 10
+		expect(t, z, closed(next), 0, rules, conntrack.Live)
+	}
+	expect(t, z, segment(true, packet.ACK, next-66_000, 5001, 10), 0, rules, conntrack.New)
+}
+
 // A SYN with the ports of a live connection, admitted by another rule, may be forged. Its SYN+ACK
 // proves that it opens the next connection, which has the rule of the SYN.
 func TestReusedPortsHaveTheRuleOfTheirSYN(t *testing.T) {

@@ -61,7 +61,7 @@ const (
 )
 
 // refRounding is by how much the switch may overrate a window.
-const refRounding = 8
+const refRounding = 2
 
 func refBefore(a, b uint32) bool { return int32(a-b) < 0 }
 
@@ -225,7 +225,11 @@ func (t *refTCP) move(p *refPacket, w int) {
 	if refBefore(s.next, next) {
 		s.next = next
 		if refBefore(s.limit, next) && r.seen {
-			r.window += uint64(next - s.limit)
+			from := s.limit
+			if r.hasACKs {
+				from = r.acked
+			}
+			r.window = max(r.window, uint64(next-from)) // all that is not acknowledged may be sent again
 		}
 	}
 	if !ack {
