@@ -171,3 +171,35 @@ func TestNewestUntrackedConnectionsAreKept(t *testing.T) {
 		t.Errorf("usage %+v, want 600 to 640 untracked connections and no tracked one", u)
 	}
 }
+
+// What a Config does not say: a zone has a reserve of 256 tracked connections, and of a quarter of its
+// reserve of untracked ones. Nobody else can take them.
+func TestDefaultReserves(t *testing.T) {
+	tr := open(t, conntrack.Config{Capacity: 6400, Ceiling: 6400, Untracked: 6400})
+	greedy, modest := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	for n := range 40_000 {
+		p := pkt(17, uint16(n), 53, 0)
+		if admit(greedy, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward {
+			observe(greedy, back(p, 0), 0, rules) // may not be evicted any more
+		}
+	}
+	if u, a := tr.Usage(), modest.Allowance(); u.Tracked != 6400-256 || a.Available != 256 {
+		t.Errorf("a greedy zone has %d connections, and another can open %d; want %d and 256", u.Tracked, a.Available, 6400-256)
+	}
+	for _, tt := range []struct{ reserve, untracked, want int }{{0, 0, 64}, {400, 0, 100}, {400, 40, 40}} {
+		tr := open(t, conntrack.Config{Capacity: 6400, Untracked: 6400, Reserve: tt.reserve, UntrackedReserve: tt.untracked})
+		greedy := tr.AddZone(1, conntrack.Timeouts{})
+		tr.AddZone(2, conntrack.Timeouts{})
+		for n := range 40_000 {
+			p := pkt(17, uint16(n), 53, 0)
+			admit(greedy, p, 0, conntrack.Admission{Revision: rules, Untracked: true})
+			rejudge(greedy, p, 0, revoked, false, 0) // blocked, which may not be evicted
+		}
+		if u := tr.Usage(); u.Untracked != 6400-tt.want {
+			t.Errorf("with %+v a greedy zone has %d untracked connections, want all but %d of 6400", tt, u.Untracked, tt.want)
+		}
+	}
+	if u, a := open(t, conntrack.Config{}).Usage(), open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{}).Allowance(); u.Capacity != 262_144 || a.Available != 65_536 {
+		t.Errorf("the default capacity is %d, a zone can open %d; want 262144 and 65536", u.Capacity, a.Available)
+	}
+}

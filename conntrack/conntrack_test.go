@@ -324,3 +324,36 @@ func BenchmarkObserve(b *testing.B) {
 		})
 	}
 }
+
+// Packets and bytes are counted for each direction. A joined packet counts as the segments that it was
+// made of; bytes are those of its one IP header and what follows.
+func TestPacketsAndBytesAreCounted(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	const header = 60 // of an IP packet of these tests without data
+	counts := func(what string, packets [2]uint32, bytes [2]uint64) {
+		t.Helper()
+		if c := only(t, tr, 0); c.Packets != packets || c.Bytes != bytes {
+			t.Errorf("%s: %d packets and %d bytes, want %d and %d", what, c.Packets, c.Bytes, packets, bytes)
+		}
+	}
+	handshake(t, z, 40000, 0)
+	counts("a handshake", [2]uint32{2, 1}, [2]uint64{2 * header, header})
+	joined := segment(true, packet.ACK, 1001, 5001, 4000)
+	joined.Segments = 4
+	expect(t, z, joined, 0, rules, conntrack.Live)
+	expect(t, z, segment(false, packet.ACK, 5001, 5001, 10), 0, rules, conntrack.Live)
+	counts("a joined packet and its answer", [2]uint32{6, 2}, [2]uint64{3*header + 4000, 2*header + 10})
+	expect(t, z, segment(true, packet.ACK|packet.FIN, 5001, 5011, 20), 0, rules, conntrack.Live)
+	counts("a FIN", [2]uint32{7, 2}, [2]uint64{4*header + 4020, 2*header + 10})
+	tr.RemoveZone(z)
+
+	z = tr.AddZone(2, conntrack.Timeouts{})
+	p := pkt(17, 1000, 53, 0)
+	p.Len = p.L3 + 1<<24
+	admit(z, p, 0, conntrack.Admission{Revision: rules, Untracked: true})
+	for range 299 {
+		expect(t, z, p, 0, rules, conntrack.Checked)
+	}
+	counts("more than four GiB", [2]uint32{300, 0}, [2]uint64{300 << 24, 0})
+}

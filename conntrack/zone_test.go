@@ -396,3 +396,13 @@ func TestSentErrorIsRelatedToTheReceivedPacket(t *testing.T) {
 		t.Error("an error in the direction of the packet that it is about is related")
 	}
 }
+
+// A connection that ended between Observe and Rejudge does not pass.
+func TestConnectionThatIsGoneIsRevoked(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	for _, admitted := range []bool{true, false} {
+		if v := rejudge(z, pkt(17, 1000, 53, 0), 0, revoked, admitted, 7); v != verdict.Revoked {
+			t.Errorf("Rejudge of no connection returned %v, want %v", v, verdict.Revoked)
+		}
+	}
+}
