@@ -354,8 +354,12 @@ func TestBlockedConnectionsStayInASmallerFile(t *testing.T) {
 			}
 		}
 	}
+	z.SetOpen(both(53, 53, 0), 0)
 	closed(t, tr)
 	tr = open(t, conntrack.Config{Path: path, Capacity: 1280, Untracked: 1280})
+	z = tr.AddZone(11, conntrack.Timeouts{})
+	z.SetOpen(nil, 1000*second)
+	lost(t, z, 53, 1001*second, true, false)
 	blocked, other := map[bool]int{}, map[bool]int{}
 	for c := range tr.Connections(second) {
 		if c.Blocked {

@@ -69,7 +69,7 @@ func (s *shard) noteSYNOfCut(e *entry, p *packet.Packet, w way, how tcpFlags) bo
 // noted. Another packet was on its way when the connection was cut.
 func (z *Zone) admitToCut(s *shard, e *entry, p *packet.Packet, w way, a Admission) verdict.Verdict {
 	failpoint.Reach()
-	if !p.IsFirstSYN() || e.protocol != packet.ProtocolTCP {
+	if !p.IsFirstSYN() {
 		return z.blocked()
 	}
 	if s.noteSYNOfCut(e, p, w, 0) {
@@ -103,6 +103,6 @@ func (z *Zone) QuotesCut(p *packet.Packet, d Direction, now time.Duration) bool 
 	if !p.HasQuoted {
 		return false
 	}
-	e, ok := z.quoted(p, d, now)
-	return ok && e.has(isCut)
+	e, _ := z.quoted(p, d, now) // without a connection e is zero, which is not cut
+	return e.has(isCut)
 }

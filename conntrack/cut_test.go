@@ -245,3 +245,72 @@ func TestErrorAboutACutConnectionIsKnown(t *testing.T) {
 		}
 	}
 }
+
+// A cut ends all that it selects, and nothing else.
+func TestCutEndsAllThatItSelects(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	for n := range uint16(2000) { // many in each shard
+		admit(z, pkt(17, 1000+n, 53, 0), 0, conntrack.Admission{Revision: rules, Untracked: n%4 == 0})
+	}
+	third := func(c conntrack.Connection) bool { return c.Flow.SrcPort%3 == 0 }
+	for _, want := range []int{2000 / 3, 0} {
+		if n := tr.Cut(1, third); n != want {
+			t.Errorf("the cut ended %d connections, want %d", n, want)
+		}
+	}
+	for c := range tr.Connections(2) {
+		if c.Cut != third(c) || c.Blocked != c.Cut {
+			t.Fatalf("after the cut: %+v", c)
+		}
+	}
+	if n := tr.Cut(3, all); n != 2000-2000/3 {
+		t.Errorf("a cut of the others ended %d connections, want %d", n, 2000-2000/3)
+	}
+}
+
+// A SYN that was on its way when the connection was cut does not open the next one: its answer is
+// blocked.
+func TestSYNBeforeACutOpensNoConnection(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	syn := segment(true, packet.SYN, 900_000, 0, 0)
+	admit(z, syn, 0, conntrack.Admission{Rule: 8, Revision: rules})
+	tr.Cut(1, all)
+	answer := segment(false, packet.SYN|packet.ACK, 300_000, 900_001, 0)
+	expect(t, z, answer, 2, rules, conntrack.Blocked)
+	// The sender repeats it.
+	admit(z, syn, 3, conntrack.Admission{Rule: 8, Revision: rules})
+	expect(t, z, answer, 4, rules, conntrack.Live)
+	expect(t, z, segment(true, packet.ACK, 900_001, 300_001, 0), time.Second, rules, conntrack.Live)
+	// The new connection has nothing of the old one.
+	expect(t, z, segment(true, packet.ACK, 1001, 5001, 1), time.Second, rules, conntrack.New)
+	if c := only(t, tr, 5*time.Second); c.State != "established" || c.Packets != [2]uint32{1, 1} || c.Age != 5*time.Second || c.Rule != 8 {
+		t.Errorf("the new connection is %+v, want an established one of rule 8 with a packet of each end", c)
+	}
+}
+
+// A crash leaves a connection cut, before and after a SYN of the next one, and leaves the next one
+// open once it is answered.
+func TestNextConnectionAfterACutSurvivesACrash(t *testing.T) {
+	c := inFile(t)
+	tr := open(t, c)
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	syn := handshake(t, z, 40000, 0)
+	data := pkt(6, 40000, 22, packet.ACK)
+	after := func(what string, want conntrack.Status) {
+		t.Helper()
+		next, _ := crashed(t, c)
+		defer closed(t, next)
+		if got := observe(next.AddZone(1, conntrack.Timeouts{}), data, 5, newer).Status; got != want {
+			t.Errorf("%s: a packet after the crash has status %v, want %v", what, got, want)
+		}
+	}
+	tr.Cut(1, all)
+	after("cut", conntrack.Blocked)
+	admit(z, syn, 2, conntrack.Admission{Rule: 8, Revision: newer})
+	after("SYN of the next", conntrack.Blocked)
+	expect(t, z, back(syn, packet.SYN|packet.ACK), 3, newer, conntrack.Live)
+	after("answered", conntrack.Live)
+}

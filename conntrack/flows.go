@@ -54,7 +54,7 @@ func (s *shard) liveLocked(now time.Duration) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
 		for n := range s.pools {
 			p := &s.pools[n]
-			for slot := p.first; slot < p.top && p.live > 0; slot++ {
+			for slot := p.first; slot < p.top; slot++ {
 				if e := &s.slots[slot]; e.sum != 0 && !e.expired(now) && !yield(e) {
 					return
 				}

@@ -2,12 +2,10 @@ package conntrack_test
 
 import (
 	"net/netip"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"palisade/conntrack"
-	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -114,8 +112,8 @@ func TestForgetLeavesFragmentsOfOtherZones(t *testing.T) {
 // ForgetAdopted removes the connections of an earlier process with addresses that have changed their
 // owner, in zones that have not been added yet. They take no room afterwards.
 func TestForgottenAdoptedConnectionsTakeNoRoom(t *testing.T) {
-	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	tr := open(t, conntrack.Config{Path: path})
+	c := inFile(t)
+	tr := open(t, c)
 	third := bob.Next()
 	for epoch := range uint64(2) {
 		z := tr.AddZone(epoch+1, conntrack.Timeouts{})
@@ -135,7 +133,7 @@ func TestForgottenAdoptedConnectionsTakeNoRoom(t *testing.T) {
 			admit(z, p, 0, conntrack.Admission{Revision: rules, Untracked: true})
 		}
 	}
-	tr, _ = crashed(t, path)
+	tr, _ = crashed(t, c)
 	added := tr.AddZone(2, conntrack.Timeouts{})
 	want := added.Allowance().Available + 20 - 4 // the two zones differ by what is forgotten
 	if n := tr.ForgetAdopted(func(epoch uint64, a netip.Addr) bool { return epoch == 1 && a == bob }); n != 16+13 {

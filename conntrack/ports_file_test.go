@@ -25,8 +25,8 @@ func TestRoomOfDroppedPortsIsUsedAgain(t *testing.T) {
 		}
 		return all
 	}
-	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	tr := open(t, conntrack.Config{Path: path})
+	c := inFile(t)
+	tr := open(t, c)
 	for round := range uint64(3) {
 		add := func(tr *conntrack.Tracker, n int) *conntrack.Zone {
 			return tr.AddZone(round*1000+uint64(n), conntrack.Timeouts{})
@@ -37,7 +37,7 @@ func TestRoomOfDroppedPortsIsUsedAgain(t *testing.T) {
 			z.SetOpen(opened(n), 0)
 			added = append(added, z)
 		}
-		next, _ := crashed(t, path)
+		next, _ := crashed(t, c)
 		for n := range zones + 1 {
 			z := add(next, n)
 			z.SetOpen(nil, 0)
@@ -53,7 +53,7 @@ func TestRoomOfDroppedPortsIsUsedAgain(t *testing.T) {
 		}
 		closed(t, next)
 		if round%2 == 1 {
-			next, path = crashed(t, path)
+			next, c = crashed(t, c)
 			closed(t, tr)
 			tr = next
 		}
@@ -70,15 +70,15 @@ func closed(t *testing.T, tr *conntrack.Tracker) {
 
 // Ports of a range that was dropped are not lost in the next process.
 func TestDroppedPortsAreNotAdoptedAfterACrash(t *testing.T) {
-	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	z := open(t, conntrack.Config{Path: path}).AddZone(1, conntrack.Timeouts{})
+	c := inFile(t)
+	z := open(t, c).AddZone(1, conntrack.Timeouts{})
 	z.SetOpen(append(both(50, 50, 0), both(60, 60, 0)...), 0)
 	z.SetOpen(both(60, 60, 0), 10*second)  // 50 is lost
 	z.SetOpen(both(50, 60, 0), 20*second)  // and open again
 	z.SetOpen(both(60, 60, 0), 30*second)  // and lost again
 	z.SetOpen(both(70, 70, 0), 210*second) // 50 has ended, 60 is lost
 	z.SetOpen(both(70, 70, 0), 211*second) // no change
-	next, _ := crashed(t, path)
+	next, _ := crashed(t, c)
 	z = next.AddZone(1, conntrack.Timeouts{})
 	lost(t, z, 50, 0, false, false)
 	lost(t, z, 60, 389*second, true, false)
@@ -91,8 +91,8 @@ func TestDroppedPortsAreNotAdoptedAfterACrash(t *testing.T) {
 
 // PurgeUnknown removes what an earlier process left of leases without a zone, and nothing of the others.
 func TestPurgeUnknownKeepsWhatZonesHave(t *testing.T) {
-	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	tr := open(t, conntrack.Config{Path: path})
+	c := inFile(t)
+	tr := open(t, c)
 	for epoch, connections := range map[uint64]uint16{1: 1, 2: 3} {
 		z := tr.AddZone(epoch, conntrack.Timeouts{})
 		for i := range connections {
@@ -101,7 +101,7 @@ func TestPurgeUnknownKeepsWhatZonesHave(t *testing.T) {
 		z.SetOpen(append(both(50, 50, 0), both(60, 60, 0)...), 0)
 		z.SetOpen(both(60, 60, 0), 0)
 	}
-	tr, _ = crashed(t, path)
+	tr, _ = crashed(t, c)
 	kept := tr.AddZone(1, conntrack.Timeouts{})
 	if n := tr.PurgeUnknown(); n != 3 {
 		t.Errorf("PurgeUnknown removed %d connections, want 3", n)

@@ -18,24 +18,27 @@ var (
 )
 
 // crashed returns a tracker of the next process, as if the process of the file had been killed now, and
-// the path of its file.
-func crashed(t *testing.T, path string) (tr *conntrack.Tracker, next string) {
+// its Config.
+func crashed(t *testing.T, c conntrack.Config) (*conntrack.Tracker, conntrack.Config) {
 	t.Helper()
-	now, err := os.ReadFile(path)
+	now, err := os.ReadFile(c.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	next = filepath.Join(bootfiletest.Dir(t), "arena")
-	if err := os.WriteFile(next, now, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return open(t, conntrack.Config{Path: next}), next
+	c.Path = arenaOf(t, now)
+	return open(t, c), c
+}
+
+// inFile returns a Config of a small file.
+func inFile(t *testing.T) conntrack.Config {
+	t.Helper()
+	return conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena"), Capacity: 640, Untracked: 640, Reserve: 64}
 }
 
 // Each decision about a connection is in force after a crash: no entry is left half written.
 func TestDecisionsSurviveACrash(t *testing.T) {
-	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	z := open(t, conntrack.Config{Path: path}).AddZone(1, conntrack.Timeouts{})
+	c := inFile(t)
+	z := open(t, c).AddZone(1, conntrack.Timeouts{})
 	cut, kept := pkt(17, 1, 53, 0), pkt(17, 2, 53, 0)
 	for _, p := range []*packet.Packet{cut, kept} {
 		admit(z, p, 0, conntrack.Admission{Rule: 7, Revision: rules, Untracked: true})
@@ -46,7 +49,7 @@ func TestDecisionsSurviveACrash(t *testing.T) {
 	later := conntrack.Revision{Generation: 12, Shrunk: 5}
 	admit(z, segment(true, packet.SYN, 900_000, 0, 0), 0, conntrack.Admission{Rule: 9, Revision: later})
 
-	tr, _ := crashed(t, path)
+	tr, _ := crashed(t, c)
 	z = tr.AddZone(1, conntrack.Timeouts{})
 	rule := map[uint16]uint64{}
 	for c := range tr.Connections(0) {
