@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"palisade/conntrack"
+	"palisade/internal/bootfile"
 	"palisade/internal/bootfile/bootfiletest"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
@@ -28,7 +29,25 @@ import (
 // IPv6, tracked and untracked ones, blocked ones of both kinds, in the zones of two leases.
 func layout2(t *testing.T) (file []byte, all []conntrack.Connection) {
 	t.Helper()
-	f, err := os.Open("testdata/layout2.gz")
+	return layout(t, "layout2", 40)
+}
+
+// layout3 is the same for layout 3 and 43 connections. Beside those of layout2, the file has three TCP
+// connections that began in layout 3, and the ports that rules had opened. It is of this boot.
+func layout3(t *testing.T) (file []byte, all []conntrack.Connection) {
+	t.Helper()
+	file, all = layout(t, "layout3", 43)
+	boot, err := bootfile.Boot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(file[32:], boot[:])
+	return file, all
+}
+
+func layout(t *testing.T, name string, n int) (file []byte, all []conntrack.Connection) {
+	t.Helper()
+	f, err := os.Open("testdata/" + name + ".gz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +59,7 @@ func layout2(t *testing.T) (file []byte, all []conntrack.Connection) {
 	if file, err = io.ReadAll(z); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile("testdata/layout2.json")
+	text, err := os.ReadFile("testdata/" + name + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +70,8 @@ func layout2(t *testing.T) (file []byte, all []conntrack.Connection) {
 		}
 		all = append(all, c)
 	}
-	if len(all) != 40 {
-		t.Fatalf("testdata/layout2.json lists %d connections, want 40", len(all))
+	if len(all) != n {
+		t.Fatalf("testdata/%s.json lists %d connections, want %d", name, len(all), n)
 	}
 	return file, all
 }
@@ -114,6 +133,45 @@ func TestConnectionsOfLayout2AreKept(t *testing.T) {
 		if left, _ := filepath.Glob(c.Path + "?*"); len(left) > 0 {
 			t.Errorf("the conversion left %v", left)
 		}
+	}
+}
+
+// A file of the present layout keeps all, whatever release wrote it. A change of an entry, of a checksum
+// or of the hash needs another layout.
+func TestFileOfLayout3IsKept(t *testing.T) {
+	file, want := layout3(t)
+	now := 55 * time.Second
+	for _, capacity := range []int{640, 6400} {
+		c := layout2Config
+		c.Path, c.Capacity = arenaOf(t, file), capacity
+		tr := open(t, c)
+		compareConnections(t, fmt.Sprintf("capacity %d", capacity), tr, now, want)
+		if tr.Note() != "" {
+			t.Errorf("capacity %d: the note is %q, want none", capacity, tr.Note())
+		}
+		z, other := tr.AddZone(11, conntrack.Timeouts{}), tr.AddZone(1<<33+7, conntrack.Timeouts{})
+		tr.PurgeUnknown()
+		if u := tr.Usage(); u.Tracked+u.Untracked != len(want) {
+			t.Errorf("capacity %d: usage %+v, want %d connections", capacity, u, len(want))
+		}
+		stray := pkt(6, 50000, 22, packet.ACK)
+		stray.TCPSeq += 1 << 30
+		expect(t, z, stray, now, rules, conntrack.New)
+		expect(t, z, pkt(6, 50000, 22, packet.ACK), now, rules, conntrack.Live)
+		expect(t, z, back(pkt(6, 50001, 22, 0), packet.FIN|packet.ACK), now, rules, conntrack.Live)
+		expect(t, other, pkt(6, 50002, 22, packet.ACK), now, newer, conntrack.Blocked)
+		for c := range tr.Connections(now) {
+			if c.Flow.SrcPort == 50001 && c.State != "time-wait" {
+				t.Errorf("after the FIN of the other end: %v, want time-wait", c)
+			}
+		}
+		lost(t, z, 53, now, true, false)
+		lost(t, z, 8050, now, false, false)
+		z.SetOpen(nil, now)
+		other.SetOpen(nil, now)
+		lost(t, z, 8050, now, true, false)
+		lost(t, other, 443, now, true, false)
+		closed(t, tr)
 	}
 }
 
