@@ -160,9 +160,11 @@ func New(cfg Config) (*Gossip, error) {
 
 // Run gossips until ctx ends. Call it only once.
 func (g *Gossip) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var pulls sync.WaitGroup
 	pulls.Go(func() { g.runPull(ctx) })
 	defer pulls.Wait()
+	defer cancel() // before Wait, also if Run ends with an error
 
 	var a *activeList
 	defer func() { g.stopList(a) }()
