@@ -208,7 +208,11 @@ func TestOnlyALeaderThatHasTakenOverAnswers(t *testing.T) {
 		if a := s.answerRead(t.Context(), "node2", nil); a.NotLeader != (want != nil) || want == nil && a.Index != s.View().Index() {
 			t.Errorf("a read in term %d of a leader of term %d: %+v, want refused: %v", term, with, a, want != nil)
 		}
+		last := s.raft.LastIndex()
 		_, index, err := s.propose(t.Context(), state.Command{Request: &state.FenceNode{Node: "nobody"}, Audit: &ec2.Audit{Action: "FenceNode"}})
+		if now := s.raft.LastIndex(); now != last {
+			t.Errorf("a refused command became an entry: the log grew from %d to %d", last, now)
+		}
 		if _, refused := errors.AsType[*ec2.Error](err); want == nil && (!refused || index != s.View().Index()) || want != nil && (err != want || index != 0) {
 			t.Errorf("a refused command in term %d of a leader of term %d: index %d, error %v; want %v", term, with, index, err, want)
 		}
@@ -293,6 +297,103 @@ func TestEmptyBootstrapChangesNothing(t *testing.T) {
 	if err := stop(); !errors.Is(err, ErrLogLost) {
 		t.Errorf("Run of a node that enforced entry 1000: %v, want ErrLogLost", err)
 	}
+}
+
+// A command has an exact limit, and one that cannot be encoded is not proposed.
+func TestCommandsHaveALimit(t *testing.T) {
+	create := func(n int) state.Command {
+		return state.Command{Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: "g", Description: strings.Repeat("x", n)}}
+	}
+	empty, err := encode(create(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fits := maxCommand - len(empty) - len(`"Description":"",`) // an empty description may be left out
+	for ; ; fits++ {
+		data, err := encode(create(fits))
+		if err != nil {
+			t.Fatalf("a command of %d bytes was refused: %v", maxCommand, err)
+		}
+		if len(data) == maxCommand {
+			break
+		}
+	}
+	if data, err := encode(create(fits + 1)); data != nil || !isCode(err, "RequestEntityTooLarge") {
+		t.Errorf("a command of %d bytes: %v, want RequestEntityTooLarge", maxCommand+1, err)
+	}
+	s := newCircle(t, 2, nil)
+	s.cfg.Now = func() time.Time { return time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) } // no JSON has such a year
+	if _, _, err := s.propose(t.Context(), create(1)); err == nil || errors.Is(err, ErrNotLeader) {
+		t.Errorf("a command that cannot be encoded: %v, want the encoder's error", err)
+	}
+	s.cfg.Now = time.Now
+	if _, index, err := s.propose(t.Context(), state.Command{Request: &state.FenceNode{Node: "node1"}}); !errors.Is(err, ErrNotLeader) || !strings.Contains(err.Error(), "hand over") || index != 0 {
+		t.Errorf("a node that does not lead expels itself: index %d, error %v; want that it could not hand over", index, err)
+	}
+}
+
+// The role, the leader and the text of a node say what it is at the moment.
+func TestRoleIsThatOfTheMoment(t *testing.T) {
+	new, err := New(Config{Node: "node1", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, c *Cluster, role string, leader ec2.NodeID, text string) {
+		t.Helper()
+		now, known := c.Leader()
+		if got := c.Role(); got != role || now != leader || known != (leader != "") || c.String() != text {
+			t.Errorf("%s: role %q, leader %q, known: %v, text %q; want %q, %q, %q", what, got, now, known, c, role, leader, text)
+		}
+	}
+	check("new", new, "", "", "not running, index 0")
+	if new.leads() {
+		t.Error("a node that does not run leads")
+	}
+	if err := new.withLeader(ended(t), nil); err != context.Canceled {
+		t.Errorf("a call to a node that does not run: %v, want context.Canceled", err)
+	}
+	s := newCircle(t, 2, nil)
+	check("among others", s.Cluster, "follower", "", "follower, term 1, index 2, leader unknown, voters [node1 node2]")
+	s.lead("node2")
+	check("led", s.Cluster, "follower", "node2", "follower, term 2, index 2, leader node2, voters [node1 node2]")
+	_, from := raft.NewInmemTransport("test")
+	from.Connect("node1", s.raftAt)
+	if err := from.TimeoutNow("node1", "node1", &raft.TimeoutNowRequest{RPCHeader: named("node2")}, &raft.TimeoutNowResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, "node1 is a candidate in its own term", func() bool { return s.raft.State() == raft.Candidate && s.raft.CurrentTerm() == 3 })
+	check("a candidate", s.Cluster, "candidate", "", "candidate, term 3, index 2, leader unknown, voters [node1 node2]")
+	if err := s.raft.Shutdown().Error(); err != nil {
+		t.Fatal(err)
+	}
+	check("Raft has ended", s.Cluster, "", "", "not running, index 2")
+	close(s.stopped)
+	check("Run has ended", s.Cluster, "", "", "not running, index 2")
+	if err := s.withLeader(t.Context(), nil); err != ErrStopped {
+		t.Errorf("a call after Run has ended: %v, want ErrStopped", err)
+	}
+}
+
+// A call that waits for a leader ends with its caller and with Run.
+func TestWaitForALeaderEnds(t *testing.T) {
+	s := newCircle(t, 0, nil)
+	check := func(what string, err error, text string, is ...error) {
+		t.Helper()
+		for _, want := range is {
+			if !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: %v, want %v %s", what, err, want, text)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	check("the caller has ended", s.withLeader(ctx, nil), "", ErrNoLeader, context.Canceled)
+	check("nobody has told it who votes", s.whyNoLeader(t.Context()), "no leader has contacted this node since it joined", ErrNoLeader)
+	time.AfterFunc(50*time.Millisecond, func() { close(s.stopped) })
+	check("Run has ended", s.withLeader(t.Context(), nil), "", ErrStopped)
+	one, _ := open(t, Config{Dir: t.TempDir()})
+	ready(t, one)
+	check("a cluster of one that has lost itself", one.withLeader(t.Context(), func(ec2.NodeID) error { return ErrNotLeader }), "", ErrNoLeader, ErrNotLeader)
 }
 
 // failedFuture is a future of Raft with an error.

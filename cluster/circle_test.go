@@ -55,16 +55,17 @@ func (s *circle) noted() string {
 
 // A neighbour is the Peer of another node. Its test says which methods it answers.
 type neighbour struct {
-	id   *peer.Identity
-	peer *peer.Peer
-	stop func()
+	id    *peer.Identity
+	peer  *peer.Peer
+	stop  func()
+	node1 string // its address
 
 	mu     sync.Mutex
 	refuse bool // it admits nobody
 	judged int  // how often it refused or admitted a connection
 }
 
-func (n *neighbour) Address(string) (string, bool) { return "", false }
+func (n *neighbour) Address(node string) (string, bool) { return n.node1, node == "node1" }
 
 func (n *neighbour) Check(string, []byte) error {
 	n.mu.Lock()
@@ -92,8 +93,8 @@ func (n *neighbour) count() int {
 
 var anyPort = netip.MustParseAddrPort("127.0.0.1:0")
 
-// newCircle makes a circle whose voters are node1 to the node of this number, and starts the neighbours.
-// add adds the methods of a neighbour; it may be nil.
+// newCircle makes a circle whose voters are node1 to the node of this number, and starts the neighbours. With
+// 0 voters, no leader has told node1 yet who votes. add adds the methods of a neighbour; it may be nil.
 func newCircle(t *testing.T, voters int, add func(ec2.NodeID, *peer.Peer)) *circle {
 	t.Helper()
 	dir := t.TempDir()
@@ -101,7 +102,7 @@ func newCircle(t *testing.T, voters int, add func(ec2.NodeID, *peer.Peer)) *circ
 	if err != nil {
 		t.Fatal(err)
 	}
-	tail, log := logtail.New(slog.LevelDebug)
+	tail, log := logtail.New(slog.LevelInfo)
 	own := &testNode{}
 	p, err := peer.New(peer.Config{Identity: id, Listen: anyPort, Nodes: lateDirectory{own}, Logger: log})
 	if err != nil {
@@ -118,11 +119,16 @@ func newCircle(t *testing.T, voters int, add func(ec2.NodeID, *peer.Peer)) *circ
 		t.Fatal(err)
 	}
 	s.put(&state.PutNode{Node: ec2.Node{ID: "node1", Zone: "us-east-1a", Address: p.Addr().String(), PublicKey: id.PublicKey()}})
-	p.HandleJoin(func(context.Context, peer.JoinRequest) (peer.JoinAnswer, error) {
-		return peer.JoinAnswer{Role: "nonvoter"}, nil
+	p.HandleJoin(func(_ context.Context, r peer.JoinRequest) (peer.JoinAnswer, error) {
+		return peer.JoinAnswer{Role: "nonvoter", Members: []peer.Member{
+			{Node: "node1", Address: c.cfg.PeerAddress, PublicKey: id.PublicKey(), Role: "voter"},
+			{Node: "older", Address: "192.0.2.8:7400", PublicKey: []byte("older")},
+			{Node: "other", Address: "192.0.2.9:7400", PublicKey: []byte("other"), Role: "nonvoter"},
+			{Node: r.Node, PublicKey: r.PublicKey, Role: "voter"},
+		}}, nil
 	})
 	runPeer(t, p)
-	servers := []raft.Server{{ID: "node1", Address: "node1"}}
+	servers := []raft.Server{{ID: "node1", Address: "node1"}}[:min(1, voters)]
 	for i := 2; i <= voters; i++ {
 		servers = append(servers, raft.Server{ID: raft.ServerID(name(i)), Address: raft.ServerAddress(name(i))})
 		s.addNeighbour(name(i), filepath.Join(dir, string(name(i))), add)
@@ -138,7 +144,7 @@ func (s *circle) addNeighbour(name ec2.NodeID, dir string, add func(ec2.NodeID, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &neighbour{}
+	n := &neighbour{node1: s.cfg.PeerAddress}
 	n.id, err = peer.Join(t.Context(), peer.JoinConfig{
 		Dir: dir, Node: string(name), Zone: "us-east-1a", Address: netip.MustParseAddrPort("127.0.0.1:7400"),
 		Contacts: []string{s.cfg.PeerAddress}, Token: token.String(), Patience: testwait.Patience,
@@ -179,10 +185,13 @@ func (s *circle) startRaft(servers []raft.Server) {
 	}
 	snaps := raft.NewInmemSnapshotStore()
 	_, s.raftAt = raft.NewInmemTransport("node1")
-	if err := raft.BootstrapCluster(cfg, s.store, s.store, snaps, s.raftAt, raft.Configuration{Servers: servers}); err != nil {
+	var err error
+	if len(servers) > 0 {
+		err = raft.BootstrapCluster(cfg, s.store, s.store, snaps, s.raftAt, raft.Configuration{Servers: servers})
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
 	if s.raft, err = raft.NewRaft(cfg, s.fsm, s.store, s.store, snaps, s.raftAt); err != nil {
 		t.Fatal(err)
 	}

@@ -49,6 +49,9 @@ func TestHalfOfTheVotersMustRefuse(t *testing.T) {
 func TestSilentVotersDoNotRefuse(t *testing.T) {
 	s := newCircle(t, 3, nil)
 	s.neighbours["node2"].stop()
+	if err := s.whyNoLeader(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "it reaches 2 of 3 voters (node1, node3), not node2") {
+		t.Errorf("why there is no leader: %v", err)
+	}
 	s.neighbours["node3"].stop()
 	if refused, enough := s.refusals(t.Context()); len(refused) > 0 || enough {
 		t.Errorf("refused by %v, enough: %v; want none", refused, enough)

@@ -168,6 +168,9 @@ func TestIsolatedLeaderReportsOutcomeUnknown(t *testing.T) {
 	}
 	testwait.For(t, "the others no longer answer", func() bool { // a read succeeds until their last heartbeat is old
 		_, err := leader.ReadView(t.Context())
+		if errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("read while the leader is lost: %v, but a read has no outcome", err)
+		}
 		return errors.Is(err, ErrNoLeader)
 	})
 	if _, err := leader.ReadView(t.Context()); !errors.Is(err, ErrNoLeader) {
