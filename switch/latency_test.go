@@ -100,8 +100,8 @@ func TestLatencyIsRequestedOnlyInAVirtualMachine(t *testing.T) {
 		for range 2 * busyBatches {
 			a.beforeBatch(0)
 		}
-		if a.active != tt.want {
-			t.Errorf("%s: active after much work: %v, want %v", name, a.active, tt.want)
+		if a.active != tt.want || a.batches > 0 != tt.want {
+			t.Errorf("%s: active after much work: %v, want %v; %d batches are counted", name, a.active, tt.want, a.batches)
 		}
 		a.beforeSleep(0)
 		a.close()

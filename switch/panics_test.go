@@ -225,11 +225,14 @@ func TestPanicInADeviceHasNoFrame(t *testing.T) {
 // TestPanicsOfAMinuteAreCounted: the count begins anew with the first panic after the window.
 func TestPanicsOfAMinuteAreCounted(t *testing.T) {
 	for name, tt := range map[string]struct {
-		second time.Duration // when all panics but the first are
-		want   bool
-	}{"at once": {0, true}, "at the end of the window": {panicWindow, true}, "after it": {panicWindow + 1, false}} {
+		begin, second time.Duration // when the first panic is, and after it the others
+		want          bool
+	}{
+		"at once": {time.Hour, 0, true}, "at the end of the window": {time.Hour, panicWindow, true}, "after it": {time.Hour, panicWindow + 1, false},
+		"when the kernel has just started": {panicWindow / 2, panicWindow, true},
+	} {
 		var c panicCount
-		const begin = time.Hour
+		begin := tt.begin
 		c.add(begin)
 		for range maxPanics - 2 {
 			if c.add(begin + tt.second) {

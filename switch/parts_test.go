@@ -155,6 +155,11 @@ func TestRelayCountsItsFrames(t *testing.T) {
 	for range 3 {
 		b.frame.relay(b.ports["one"], copy(b.frame.buffer[offloadLen:], frame)+offloadLen)
 	}
+	b.frame.relay(b.ports["two"], copy(b.frame.buffer[offloadLen:], frame)+offloadLen)
+	b.frame.relay(b.ports["three"], offloadLen) // it has no partner yet
+	if n := b.devices["one"].count; n != 1 {
+		t.Errorf("port one has sent %d frames of its partner, want 1", n)
+	}
 	if c := b.ports["two"].Counters(); c.TxFrames != 3 || c.TxBytes != uint64(3*len(frame)) || b.devices["two"].count != 3 || b.devices["three"].count != 0 {
 		t.Errorf("port two has sent %d frames of %d bytes, want 3 of %d", c.TxFrames, c.TxBytes, 3*len(frame))
 	}

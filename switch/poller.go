@@ -311,7 +311,6 @@ func (p *poller) drain(f *frame, port *Port) {
 func (p *poller) drainTunnel(f *frame, port *Port) {
 	failpoint.Reach()
 	for f.batch.begin(port, f.now); ; f.frameDone(1) {
-		f.origin = packet.Origin{}
 		n, from, v, err := port.tunnel.Receive(f.buffer)
 		if err == unix.EAGAIN {
 			return

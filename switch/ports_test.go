@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/internal/packet"
+	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
 )
 
@@ -63,5 +64,26 @@ func TestForwardedPacketNeedsAnEgressRule(t *testing.T) {
 		// The reverse: egress admitted it, ingress did not.
 		b.rules("vpc", anyOut())
 		b.expect("1web", to("1web", macOf("3nat"), template(protocol, web, db, 10, 23)), "3nat", verdict.NoRule)
+	}
+}
+
+// TestReplyHasTheKeyOfItsRequest: when the rules have changed, an answer is judged as the packet that it
+// answers.
+func TestReplyHasTheKeyOfItsRequest(t *testing.T) {
+	for _, tt := range []struct {
+		protocol         uint8
+		request, reply   uint8 // types of ICMP
+		srcPort, dstPort uint16
+		wantKey          uint16
+	}{
+		{packet.ProtocolTCP, 0, 0, 40000, 80, 80}, {packet.ProtocolUDP, 0, 0, 40000, 53, 53}, {50, 0, 0, 0, 0, 0},
+		{packet.ProtocolICMP, packet.ICMPEcho, packet.ICMPEchoReply, 7, 7, packet.ICMPEcho << 8},
+		{packet.ProtocolICMP, packet.ICMPTimestamp, packet.ICMPTimestampReply, 7, 7, packet.ICMPTimestamp << 8},
+	} {
+		flow := packet.Flow{Src: laptop, Dst: stranger, SrcPort: tt.srcPort, DstPort: tt.dstPort, Protocol: tt.protocol}
+		request, answer := packet.Packet{Flow: flow, ICMPType: tt.request}, packet.Packet{Flow: packettest.Reverse(flow), ICMPType: tt.reply}
+		if got := replyKey(&answer); got != tt.wantKey || request.RuleKey() != tt.wantKey {
+			t.Errorf("protocol %d: the answer has rule key %d and its request %d, want %d", tt.protocol, got, request.RuleKey(), tt.wantKey)
+		}
 	}
 }

@@ -158,6 +158,52 @@ func TestTurnIsCharged(t *testing.T) {
 	}
 }
 
+// TestDroppedFramesAreChargedByTheTimeOfTheTurn: all frames of a turn took it.
+func TestDroppedFramesAreChargedByTheTimeOfTheTurn(t *testing.T) {
+	b := newTestbed(t)
+	b.devices["web"].queue = slices.Repeat([][]byte{b.datagram("10.10.0.99", 1)}, 50)
+	port, now := b.ports["web"], monotonic()
+	took := port.poller.turn(port, b.sw.Snapshot(), now) - now
+	all := port.poller.frame.batch.frames
+	if want := time.Duration(all) * min(maxUnforwardedCost, took/time.Duration(all)); port.share.unforwarded != want {
+		t.Errorf("%d dropped frames of a turn of %v are charged with %v, want %v", all, took, port.share.unforwarded, want)
+	}
+}
+
+// TestShutPortIsReadAndDropped: its frames are counted and charged, and it stays watched for its removal.
+func TestShutPortIsReadAndDropped(t *testing.T) {
+	b := newTestbed(t)
+	port, p := b.ports["web"], b.ports["web"].poller
+	port.shut.Store(true)
+	b.devices["web"].queue = slices.Repeat([][]byte{b.datagram("10.10.0.5", 1), make([]byte, smallFrame+1)}, 20)
+	b.readable("web")
+	p.turn(port, b.sw.Snapshot(), monotonic())
+	var events [8]unix.EpollEvent
+	if c := port.Counters(); c.Verdicts[verdict.PortShut] != 40 || p.frame.batch.unforwarded != 40 || epollNow(p.epoll, events[:]) != 1 {
+		t.Errorf("of 40 frames %d were counted as those of a shut port and %d charged; %d ports are watched, want 1", c.Verdicts[verdict.PortShut], p.frame.batch.unforwarded, epollNow(p.epoll, events[:]))
+	}
+}
+
+// TestLookForFramesDoesNotSleep: not even for the millisecond that an epoll can sleep at least. Without an
+// epoll nothing is readable.
+func TestLookForFramesDoesNotSleep(t *testing.T) {
+	p := newTestbed(t).sw.pollers[0]
+	var events [8]unix.EpollEvent
+	const looks = 2000
+	began := time.Now()
+	for range looks {
+		if n := epollNow(p.epoll, events[:]); n != 0 {
+			t.Fatalf("%d ports are readable, want 0", n)
+		}
+	}
+	if took := time.Since(began); took > looks*time.Millisecond/2 {
+		t.Errorf("%d looks for frames took %v", looks, took)
+	}
+	if n := epollNow(-1, events[:]); n != 0 {
+		t.Errorf("without an epoll %d ports are readable", n)
+	}
+}
+
 // TestPausedPortIsWatchedAgainInTime: not before its pause is over, and then by a round, by a poller that
 // waits and by Step.
 func TestPausedPortIsWatchedAgainInTime(t *testing.T) {
@@ -321,18 +367,25 @@ func TestTunnelCountsWhatItReceives(t *testing.T) {
 	binary.NativeEndian.PutUint16(joined[6:], 34)
 	binary.NativeEndian.PutUint16(joined[8:], 6)
 	putPseudoSum(joined[offloadLen:])
+	broken := slices.Clone(joined)
+	broken[offloadLen+14] = 0x55 // no IP version that Decode knows
 	ok := verdict.Forward
 	pipe.queue = []received{{v: verdict.TunnelForged, frame: frame[:60]}, {frame: frame, from: far, v: ok}, {frame: frame, from: bad, v: ok}, {frame: joined, from: bad, v: ok},
-		{v: verdict.TunnelForged, frame: frame[:70]}, {frame: joined, from: far, v: ok}, {frame: frame, v: ok}, {frame: frame, from: far, v: ok}}
+		{v: verdict.TunnelForged, frame: frame[:70]}, {frame: broken, from: far, v: ok}, {frame: joined, from: far, v: ok}, {frame: frame, v: ok}, {frame: frame, from: far, v: ok}}
 	p := b.ports["tunnel"].poller
+	b.turns("web", b.datagram("10.10.0.99", 1), b.datagram("10.10.0.99", 1)) // uses the memory before
 	p.turn(b.ports["tunnel"], b.sw.Snapshot(), monotonic())
 	at, app := b.ports["tunnel"].Counters(), b.ports["app"].Counters()
-	if at.RxFrames != 8 || at.RxBytes != uint64(130+6*len(frame)) {
-		t.Errorf("%d frames of %d bytes were received, want 8 of %d", at.RxFrames, at.RxBytes, 130+6*len(frame))
+	if at.RxFrames != 9 || at.RxBytes != uint64(130+7*len(frame)) || pipe.room != readAheadBytes+frameSize {
+		t.Errorf("%d frames of %d bytes were received, the last into %d bytes; want 9 of %d, into %d", at.RxFrames, at.RxBytes, pipe.room, 130+7*len(frame), readAheadBytes+frameSize)
 	}
-	if at.Verdicts[verdict.TunnelForged] != 2 || at.Verdicts[verdict.PortShut] != 1+3 || at.Verdicts[verdict.TunnelForeign] != 1 || app.Verdicts[verdict.Forward] != 2+3 || b.devices["app"].count != 3 {
+	if at.Verdicts[verdict.TunnelForged] != 2 || at.Verdicts[verdict.PortShut] != 1+3 || at.Verdicts[verdict.TunnelForeign] != 1 || app.Verdicts[verdict.Forward] != 2+3 || b.devices["app"].count != 3 || at.Verdicts[verdict.BadVersion] != 3 {
 		t.Errorf("%d packets were forged, %d of a refused interface, %d foreign, %d forwarded, in %d frames; want 2, 4, 1, 5, in 3",
 			at.Verdicts[verdict.TunnelForged], at.Verdicts[verdict.PortShut], at.Verdicts[verdict.TunnelForeign], app.Verdicts[verdict.Forward], b.devices["app"].count)
+	}
+	pipe.queue = []received{{v: verdict.TunnelForged, frame: frame}, {frame: frame, from: bad, v: ok}, {frame: frame, from: far, v: ok}}
+	if p.turn(b.ports["tunnel"], b.sw.Snapshot(), monotonic()); p.frame.batch.unchecked != 3 {
+		t.Errorf("three datagrams count as %d for the time of the turn", p.frame.batch.unchecked)
 	}
 }
 
@@ -389,7 +442,7 @@ func TestPortsAreSpreadOverThePollers(t *testing.T) {
 	}
 	for i, name := range names {
 		all.add(name, InstancePort)
-		if got := all.ports[name].poller; got != sw.pollers[i%3] || got.number != i%3 {
+		if got := all.ports[name].poller; got != sw.pollers[i%3] || got.number != i%3 || got.frame.queue != i%3 {
 			t.Errorf("port %d is at poller %d, want %d", i, got.number, i%3)
 		}
 	}

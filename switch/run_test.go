@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,22 @@ func TestSwitchThatCannotBeMadeLeavesNothingOpen(t *testing.T) {
 	s.Close()
 }
 
+// hasThreadOf reports whether a thread of the process has a nice value.
+func hasThreadOf(t *testing.T, nice int) bool {
+	t.Helper()
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		id, _ := strconv.Atoi(thread.Name())
+		if is, err := unix.Getpriority(unix.PRIO_PROCESS, id); err == nil && 20-is == nice { // the system call returns 20 - nice
+			return true
+		}
+	}
+	return false
+}
+
 // TestRunForwardsUntilItEnds: a fault in the connections' file costs only the frames of its batch, panics are
 // logged, and at the end all goroutines have ended and all descriptors are closed.
 func TestRunForwardsUntilItEnds(t *testing.T) {
@@ -128,6 +145,9 @@ func TestRunForwardsUntilItEnds(t *testing.T) {
 		case <-time.After(30 * time.Second):
 			t.Fatalf("within 30 s no %s", what)
 		}
+	}
+	if os.Geteuid() == 0 && !hasThreadOf(t, priority) {
+		t.Errorf("no thread has the priority %d of a poller", priority)
 	}
 	p := b.sw.pollers[0]
 	if err := os.Truncate(path, 0); err != nil {

@@ -40,6 +40,8 @@ type pipe struct {
 	sent  int
 	// What Discard reports of the last Receive.
 	discarded received
+	room      int    // in bytes, of the last Receive
+	tried     int    // how often Send was called
 	fails     error  // of each Send
 	all       []sent // all that was sent, if it is not nil
 }
@@ -51,7 +53,7 @@ func (p *pipe) Receive(b []byte) (int, packet.Origin, verdict.Verdict, error) {
 		return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
 	}
 	r := p.queue[0]
-	p.queue, p.discarded = p.queue[1:], r
+	p.queue, p.discarded, p.room = p.queue[1:], r, len(b)
 	if r.lost != 0 {
 		panic("planted")
 	}
@@ -61,6 +63,7 @@ func (p *pipe) Discard() (int, packet.Origin) {
 	return max(1, p.discarded.lost), p.discarded.from
 }
 func (p *pipe) Send(_ int, to uint32, from packet.Origin, described *packet.Packet, frame []byte) (verdict.Verdict, error) {
+	p.tried++
 	if p.down {
 		return verdict.TunnelDown, nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/firewall"
 	"palisade/internal/packet"
 )
 
@@ -177,6 +178,10 @@ func TestBatchFindsConnectionsInBothZones(t *testing.T) {
 	}
 	f := b.frame
 	f.snapshot = b.sw.Snapshot()
+	if _, ok := f.decoder.Decode(far[offloadLen:], &f.pkt); !ok {
+		t.Fatal("Decode refuses the frame")
+	}
+	f.judge(f.snapshot.attachment(b.ports["app"]), conntrack.Out, firewall.Source{Addr: f.pkt.Flow.Dst}) // so that the app has a connection of that flow too
 	nothing := conntrack.Place{}
 	place := func(zone string, frame []byte) conntrack.Place {
 		var u conntrack.Tuple
@@ -210,6 +215,10 @@ func TestBatchFindsConnectionsInBothZones(t *testing.T) {
 	}
 	if got := read(known, other); got[0].places != both.places || !got[1].identified {
 		t.Errorf("of two frames %+v is found, want %+v", got, want)
+	}
+	b.devices["web"].queue = [][]byte{known, other}
+	if b.ports["web"].poller.drain(f, b.ports["web"]); !f.batch.pending[0].identified {
+		t.Error("a turn does not look for the connections of its frames")
 	}
 	if got := read(known); got[0].identified {
 		t.Error("the connection of a single frame is looked for ahead of it")

@@ -49,13 +49,12 @@ func (f *frame) written(err error) verdict.Verdict {
 }
 
 // emitPlain writes one finished packet without offloads. packet.Segment has put it into f.scratch,
-// or into f.buffer, behind room for a virtio header.
+// behind room for a virtio header, or into f.buffer, where it has cleared the header.
 func (f *frame) emitPlain(out []byte) error {
 	failpoint.Reach()
 	if &out[0] == &f.scratch[offloadLen] {
 		clear(f.scratch[:offloadLen])
 		return f.plain.device.Write(f.scratch[:offloadLen+len(out)])
 	}
-	clear(f.buffer[:offloadLen])
 	return f.plain.device.Write(f.buffer[:offloadLen+len(out)])
 }
