@@ -156,6 +156,11 @@ func TestApplyReturnsWhatTheLeaderAnswers(t *testing.T) {
 			t.Errorf("%s: calls of %s, index %d, error %v, refusals %v; want %s, %d, %v, %s", tt.what, calls, index, err, refused, tt.calls, tt.index, tt.is, tt.noted)
 		}
 	}
+	s.cfg.Refused = nil // nobody wants to know
+	asked.set(fixed(answer{Error: code}))
+	if _, _, err := s.Apply(t.Context(), state.Command{Request: &state.Sweep{}, Audit: &ec2.Audit{}}); !isCode(err, code.Code) {
+		t.Errorf("refused, and nobody wants to know: %v, want %v", err, code)
+	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	asked.set(fixed(answer{Index: 1000}))
@@ -241,6 +246,33 @@ func TestOnlyALeaderThatHasTakenOverAnswers(t *testing.T) {
 	s.end()
 	if _, _, err := s.ApplyHere(t.Context(), sweep); err != ErrNotLeader {
 		t.Errorf("ApplyHere while Run ends: %v, want ErrNotLeader", err)
+	}
+}
+
+// A leader that has lost its followers answers no read: it cannot know that nobody else leads. Of a command that
+// it had proposed it says that the outcome is unknown.
+func TestLeaderThatIsLostWhileItAsksDoesNotAnswer(t *testing.T) {
+	t.Parallel() // it mostly waits
+	s := newCircle(t, 2, nil)
+	silent := s.elect()
+	if err := s.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	term := s.leadingTerm()
+	if err := s.stillLeads(t.Context(), term); err != nil {
+		t.Errorf("a leader with a follower: %v", err)
+	}
+	silent.Store(true)
+	lost := make(chan error, 1)
+	go func() {
+		_, _, err := s.propose(t.Context(), state.Command{Request: &state.Sweep{}})
+		lost <- err
+	}()
+	if err := s.stillLeads(t.Context(), term); err != ErrNotLeader {
+		t.Errorf("a leader whose followers are silent: %v, want ErrNotLeader", err)
+	}
+	if err := <-lost; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("a command of a leader whose followers are silent: %v, want ErrOutcomeUnknown", err)
 	}
 }
 
@@ -356,11 +388,7 @@ func TestRoleIsThatOfTheMoment(t *testing.T) {
 	check("among others", s.Cluster, "follower", "", "follower, term 1, index 2, leader unknown, voters [node1 node2]")
 	s.lead("node2")
 	check("led", s.Cluster, "follower", "node2", "follower, term 2, index 2, leader node2, voters [node1 node2]")
-	_, from := raft.NewInmemTransport("test")
-	from.Connect("node1", s.raftAt)
-	if err := from.TimeoutNow("node1", "node1", &raft.TimeoutNowRequest{RPCHeader: named("node2")}, &raft.TimeoutNowResponse{}); err != nil {
-		t.Fatal(err)
-	}
+	s.candidate()
 	testwait.For(t, "node1 is a candidate in its own term", func() bool { return s.raft.State() == raft.Candidate && s.raft.CurrentTerm() == 3 })
 	check("a candidate", s.Cluster, "candidate", "", "candidate, term 3, index 2, leader unknown, voters [node1 node2]")
 	if err := s.raft.Shutdown().Error(); err != nil {

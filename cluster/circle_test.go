@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -59,6 +61,8 @@ type neighbour struct {
 	peer  *peer.Peer
 	stop  func()
 	node1 string // its address
+
+	caughtUp atomic.Bool // its answer to methodApplied
 
 	mu     sync.Mutex
 	refuse bool // it admits nobody
@@ -155,7 +159,9 @@ func (s *circle) addNeighbour(name ec2.NodeID, dir string, add func(ec2.NodeID, 
 	if n.peer, err = peer.New(peer.Config{Identity: n.id, Listen: anyPort, Nodes: n, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
-	n.peer.Handle(methodApplied, func(context.Context, string, []byte) ([]byte, error) { return []byte("{}"), nil })
+	n.peer.Handle(methodApplied, func(context.Context, string, []byte) ([]byte, error) {
+		return json.Marshal(answer{OK: n.caughtUp.Load()})
+	})
 	if add != nil {
 		add(name, n.peer)
 	}
@@ -234,5 +240,46 @@ func (s *circle) lead(node ec2.NodeID) {
 	}
 	if now, _ := s.Leader(); err != nil || now != node {
 		s.t.Errorf("the leader is %q, want %q; error %v", now, node, err)
+	}
+}
+
+// elect makes node1 the leader of node1 and node2. Raft of node2, at the addresses node2 and moved, follows it until
+// silent is true.
+func (s *circle) elect() (silent *atomic.Bool) {
+	s.t.Helper()
+	silent = new(atomic.Bool)
+	_, far := raft.NewInmemTransport("node2")
+	s.raftAt.Connect("node2", far)
+	s.raftAt.Connect("moved", far)
+	go func() {
+		for {
+			select {
+			case <-s.t.Context().Done():
+				return
+			case rpc := <-far.Consumer():
+				switch r := rpc.Command.(type) {
+				case *raft.RequestVoteRequest:
+					rpc.Respond(&raft.RequestVoteResponse{RPCHeader: named("node2"), Term: r.Term, Granted: true}, nil)
+				case *raft.AppendEntriesRequest:
+					if !silent.Load() {
+						last := r.PrevLogEntry + uint64(len(r.Entries))
+						rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: named("node2"), Term: r.Term, Success: true, LastLog: last}, nil)
+					}
+				}
+			}
+		}
+	}()
+	s.candidate()
+	testwait.For(s.t, "node1 leads", func() bool { return s.raft.State() == raft.Leader })
+	return silent
+}
+
+// candidate makes node1 ask for votes at once.
+func (s *circle) candidate() {
+	s.t.Helper()
+	_, from := raft.NewInmemTransport("test")
+	from.Connect("node1", s.raftAt)
+	if err := from.TimeoutNow("node1", "node1", &raft.TimeoutNowRequest{RPCHeader: named("node2")}, &raft.TimeoutNowResponse{}); err != nil {
+		s.t.Fatal(err)
 	}
 }

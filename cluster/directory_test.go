@@ -37,6 +37,8 @@ var directoryCases = []struct {
 	{false, "nobody", "new", false, false},
 	{false, "voter", "voter", true, true},
 	{false, "voter", "new", false, false},
+	{false, "voter", "", false, false},
+	{false, "nobody", "", false, false},
 }
 
 // A name and a key of the node table open the node, each alone opens nothing. What a voter has said of a
@@ -118,6 +120,7 @@ func TestBackupWithAnotherManifestIsRefused(t *testing.T) {
 	for name, change := range map[string]func(m *Manifest){
 		"nothing": func(*Manifest) {}, "index": func(m *Manifest) { m.Index++ }, "counts": func(m *Manifest) { m.Counts.Accounts++ },
 		"format": func(m *Manifest) { m.Format += "x" }, "version": func(m *Manifest) { m.Version++ },
+		"seal key": func(m *Manifest) { m.SealKey += "x" },
 	} {
 		changed := m
 		change(&changed)

@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,7 +15,6 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/state"
-	"palisade/internal/peer"
 )
 
 // Each method of a store whose file is closed returns an error, and none returns an old or empty value.
@@ -293,6 +290,10 @@ func TestBackupThatIsNotWholeIsAnError(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "nowhere"), dangling); err != nil {
 		t.Fatal(err)
 	}
+	used, empty, link := filepath.Join(dir, "used"), filepath.Join(dir, "empty"), filepath.Join(dir, "link to empty")
+	if err := errors.Join(os.Mkdir(used, 0o700), os.Mkdir(filepath.Join(used, "x"), 0o700), os.Mkdir(empty, 0o700), os.Symlink(empty, link)); err != nil {
+		t.Fatal(err)
+	}
 	as := state.Recover{Node: ec2.Node{ID: "node1"}}
 	for _, tt := range []struct {
 		what, dir string
@@ -303,6 +304,8 @@ func TestBackupThatIsNotWholeIsAnError(t *testing.T) {
 		{"a file", inFile, as, false},
 		{"below a link to nowhere", filepath.Join(dangling, "raft"), as, false},
 		{"a name that is too long for a draft", filepath.Join(dir, strings.Repeat("x", 250)), as, false},
+		{"a directory with one entry", used, as, false},
+		{"a link, which cannot be replaced by a directory", link, as, false},
 		{"without a node", filepath.Join(dir, "raft"), state.Recover{}, false},
 		{"with a node", filepath.Join(dir, "raft"), as, true},
 	} {
@@ -310,6 +313,9 @@ func TestBackupThatIsNotWholeIsAnError(t *testing.T) {
 		if (err == nil) != tt.ok || err != nil && (got != (Manifest{}) || !strings.HasPrefix(err.Error(), "restore a backup")) || err == nil && got != m {
 			t.Errorf("restore to %s: manifest %+v, error %v; want it restored: %v", tt.what, got, err, tt.ok)
 		}
+	}
+	if drafts, err := filepath.Glob(filepath.Join(dir, "*.restore-*")); err != nil || len(drafts) > 0 {
+		t.Errorf("the drafts %v are left, error %v", drafts, err)
 	}
 	c, _ = open(t, Config{Dir: filepath.Join(dir, "raft")})
 	ready(t, c)
@@ -355,68 +361,5 @@ func TestRestoredLogHasOneVoter(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// A Config that lacks what it needs is refused, and the defaults are those of its comments.
-func TestNewChecksItsConfigAndFillsDefaults(t *testing.T) {
-	s := newCircle(t, 1, nil)
-	id := s.cfg.Identity
-	newPeer := func() *peer.Peer {
-		p, err := peer.New(peer.Config{Identity: id, Listen: anyPort, Nodes: s.Directory()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.Close() })
-		return p
-	}
-	dir := t.TempDir()
-	for what, tt := range map[string]struct {
-		cfg Config
-		ok  bool
-	}{
-		"nothing":              {Config{}, false},
-		"no node":              {Config{Dir: dir}, false},
-		"no directory":         {Config{Node: "node1"}, false},
-		"one":                  {Config{Node: "node1", Dir: dir}, true},
-		"one that begins":      {Config{Node: "node1", Dir: dir, Bootstrap: bootstrap()}, true},
-		"join alone":           {Config{Node: "node1", Dir: dir, Join: true}, false},
-		"no address":           {Config{Node: "node1", Dir: dir, Peer: newPeer(), Identity: id}, false},
-		"no identity":          {Config{Node: "node1", Dir: dir, Peer: newPeer(), PeerAddress: "192.0.2.1:7400"}, false},
-		"with others":          {Config{Node: "node1", Dir: dir, Peer: newPeer(), PeerAddress: "192.0.2.1:7400", Identity: id}, true},
-		"join":                 {Config{Node: "node1", Dir: dir, Peer: newPeer(), PeerAddress: "192.0.2.1:7400", Identity: id, Join: true}, true},
-		"join and begin":       {Config{Node: "node1", Dir: dir, Peer: newPeer(), PeerAddress: "192.0.2.1:7400", Identity: id, Join: true, Bootstrap: bootstrap()[:1]}, false},
-		"gossip with no peer":  {Config{Node: "node1", Dir: dir, GossipAddr: anyPort}, true},
-		"gossip on no address": {Config{Node: "node1", Dir: dir, Peer: newPeer(), PeerAddress: "192.0.2.1:7400", Identity: id}, true},
-	} {
-		c, err := New(tt.cfg)
-		if (err == nil) != tt.ok || (c != nil) != tt.ok {
-			t.Errorf("%s: %v, want accepted: %v", what, err, tt.ok)
-		}
-		if c == nil {
-			continue
-		}
-		if d := c.cfg; d.SnapshotThreshold != 4096 || d.SnapshotInterval != 30*time.Second || d.TrailingLogs != 1024 || d.Logger == nil || time.Since(d.Now()) > time.Minute {
-			t.Errorf("%s: the defaults are %d entries, %v, %d trailing entries", what, d.SnapshotThreshold, d.SnapshotInterval, d.TrailingLogs)
-		}
-		if (c.stream != nil) != (tt.cfg.Peer != nil) || c.gossip != nil {
-			t.Errorf("%s: it has a stream: %v, gossip: %v", what, c.stream != nil, c.gossip != nil)
-		}
-	}
-	c, err := New(Config{Node: "node1", Dir: dir, SnapshotThreshold: 1, SnapshotInterval: time.Hour, TrailingLogs: 1})
-	if err != nil || c.cfg.SnapshotThreshold != 1 || c.cfg.SnapshotInterval != time.Hour || c.cfg.TrailingLogs != 1 {
-		t.Errorf("the settings became %+v, error %v", c.cfg, err)
-	}
-	// By default what is applied is enforced.
-	if got := s.cfg.Enforced(); got != s.View().Index() {
-		t.Errorf("enforced index %d, want %d", got, s.View().Index())
-	}
-	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if s.cfg.WaitEnforced(short, s.View().Index()+1) || !s.cfg.WaitEnforced(short, s.View().Index()) {
-		t.Errorf("index %d counts as enforced, or an older one does not", s.View().Index()+1)
-	}
-	if text := fmt.Sprint(c); text != "not running, index 0" {
-		t.Errorf("a Cluster that does not run is %q", text)
 	}
 }

@@ -21,6 +21,7 @@ func TestHalfOfTheVotersMustRefuse(t *testing.T) {
 		enough         bool
 		why            string
 	}{
+		{0, 0, false, "no leader has contacted this node since it joined"},
 		{1, 0, false, "it reaches 1 of 1 voters (node1)"},
 		{2, 0, false, "it reaches 2 of 2 voters (node1, node2)"},
 		{2, 1, true, "it reaches 1 of 2 voters (node1); refused by node2: was this node fenced or removed?"},
@@ -47,6 +48,7 @@ func TestHalfOfTheVotersMustRefuse(t *testing.T) {
 
 // A voter that does not answer refuses nobody.
 func TestSilentVotersDoNotRefuse(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := newCircle(t, 3, nil)
 	s.neighbours["node2"].stop()
 	if err := s.whyNoLeader(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "it reaches 2 of 3 voters (node1, node3), not node2") {

@@ -108,6 +108,7 @@ func TestAtLeaderMakesTheCallHereAgain(t *testing.T) {
 // A call that its leader does not answer ends when its caller ends, when Run ends, and a second after this
 // node has lost the leader: behind a partition the connection stays open.
 func TestCallEndsWithItsCallerOrItsLeader(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var s *circle
 	asked := make(chan bool, 1)
 	leave := make(chan bool)

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/hashicorp/raft"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -135,17 +134,42 @@ func TestUnwiseNumberOfVotersIsLoggedOnce(t *testing.T) {
 	}
 }
 
+func (s *circle) serverText() string {
+	var all []string
+	for _, s := range s.servers().Servers {
+		all = append(all, fmt.Sprintf("%s %s %s", s.ID, s.Address, s.Suffrage))
+	}
+	return strings.Join(all, ", ")
+}
+
+// A voter loses its vote and gets it back, and keeps what it has when its address changes.
+func TestVoteIsTakenAndGivenBack(t *testing.T) {
+	s := newCircle(t, 2, nil)
+	s.elect()
+	if err := s.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.neighbours["node2"].caughtUp.Store(true)
+	for _, tt := range []struct {
+		change memberChange
+		want   string
+	}{
+		{memberChange{stepDemote, "node2", ""}, "node2 node2 Nonvoter"},
+		{memberChange{stepMove, "node2", "moved"}, "node2 moved Nonvoter"},
+		{memberChange{stepMove, "node2", "node2"}, "node2 node2 Nonvoter"},
+		{memberChange{stepPromote, "node2", "node2"}, "node2 node2 Voter"},
+		{memberChange{stepMove, "node2", "moved"}, "node2 moved Voter"},
+	} {
+		if err := s.makeChange(t.Context(), tt.change); err != nil || s.serverText() != "node1 node1 Voter, "+tt.want {
+			t.Errorf("%s: servers %s, error %v; want %s", tt.change, s.serverText(), err, tt.want)
+		}
+	}
+}
+
 // Each step changes one server of Raft. A node gets a vote when it has caught up, not before.
 func TestEachStepChangesOneServer(t *testing.T) {
 	s := startLeader(t)
 	s.addNeighbour("node2", filepath.Join(t.TempDir(), "node2"), nil)
-	servers := func() string {
-		var all []string
-		for _, s := range s.servers().Servers {
-			all = append(all, fmt.Sprintf("%s %s %s", s.ID, s.Address, s.Suffrage))
-		}
-		return strings.Join(all, ", ")
-	}
 	const one = "node1 node1 Voter"
 	for _, tt := range []struct {
 		change memberChange
@@ -163,7 +187,7 @@ func TestEachStepChangesOneServer(t *testing.T) {
 		{memberChange{stepMove, "node1", "d:1"}, "node1 d:1 Voter, node3 c:1 Nonvoter", ""},
 	} {
 		err := s.makeChange(t.Context(), tt.change)
-		if got := servers(); got != tt.want || (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+		if got := s.serverText(); got != tt.want || (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s: error %v, servers %s; want error %q, servers %s", tt.change, err, got, tt.err, tt.want)
 		}
 	}
@@ -198,8 +222,12 @@ func TestNodeAsksTheVotersThatItKnows(t *testing.T) {
 			t.Errorf("the address of %s at a node without a State is %q, known: %v; want %q", node, got, ok, want)
 		}
 	}
-	if d := &empty.directory; d.Check("other", []byte("other")) != nil || d.mayLead("other", []byte("other")) == nil || d.mayLead("older", []byte("older")) != nil || d.Check("nobody", []byte("x")) == nil {
+	if d := &empty.directory; d.Check("other", []byte("other")) != nil || d.mayLead("other", []byte("other")) == nil || d.mayLead("older", []byte("older")) != nil || d.Check("nobody", nil) == nil {
 		t.Error("a node without a State does not believe what the members that admitted it are, or believes more")
+	}
+	empty.directory.setCurrent(true) // it is the first of its cluster, which has no State yet
+	if at, ok := empty.Directory().Address("other"); at != "192.0.2.9:7400" || !ok || empty.Directory().Check("other", []byte("other")) == nil {
+		t.Errorf("a node that is current and has no State knows the address %q of a member that admitted it, %v; want the address alone", at, ok)
 	}
 
 	stranger := vouchedNode{Node: "stranger", PublicKey: []byte("s"), Address: "192.0.2.7:7400"}
@@ -310,7 +338,7 @@ func TestNodeIsCurrentOnlyUnderALeaderThatItHasReadFrom(t *testing.T) {
 	testwait.For(t, "the node is not current", func() bool { return !s.directory.isCurrent() })
 	s.noted()
 	testwait.For(t, "the node asks who the members are", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.calls) > 0 })
-	s.lead("node2")
+	s.lead("node3") // it leads again
 	testwait.For(t, "the node is current again", s.directory.isCurrent)
 }
 
@@ -361,6 +389,7 @@ func TestOnlyNodesThatLoseSomethingAreDisconnected(t *testing.T) {
 
 // Enforcement says of each member whether it enforces an index, and what it said last if it does not.
 func TestEnforcementSaysWhatEachNodeAnswered(t *testing.T) {
+	t.Parallel() // it mostly waits
 	var asked, longest atomic.Int64
 	answers := map[ec2.NodeID]answer{"node2": {Index: 100, OK: true}, "node3": {Index: 4}, "node4": {Index: 100, OK: true}, "node5": {Index: 100, OK: true}}
 	s := newCircle(t, 5, func(node ec2.NodeID, p *peer.Peer) {
@@ -406,77 +435,5 @@ func TestEnforcementSaysWhatEachNodeAnswered(t *testing.T) {
 	}
 	if why := s.enforcedAt(t.Context(), "node9", 90); why != fencedReason {
 		t.Errorf("a node that is no member: %q", why)
-	}
-}
-
-// The timeouts of a node among others are those of its role; a cluster of one has one kind.
-func TestTimeoutsFollowTheRole(t *testing.T) {
-	s := newCircle(t, 2, nil)
-	heartbeat := func(c *Cluster) time.Duration { return c.raft.ReloadableConfig().HeartbeatTimeout }
-	for _, leader := range []bool{true, false, true} {
-		want := electionTimeout
-		if leader {
-			want = leaderTimeout
-		}
-		if err := s.setTimeouts(leader); err != nil || heartbeat(s.Cluster) != want {
-			t.Errorf("leader: %v, the timeout is %v, error %v; want %v", leader, heartbeat(s.Cluster), err, want)
-		}
-	}
-	if err := s.reloadTimeouts(time.Nanosecond); err == nil {
-		t.Error("Raft accepted a timeout of a nanosecond")
-	}
-	one, _ := open(t, Config{Dir: t.TempDir()})
-	ready(t, one)
-	if err := one.setTimeouts(true); err != nil || heartbeat(one) != 50*time.Millisecond {
-		t.Errorf("a cluster of one: the timeout is %v, error %v; want 50ms", heartbeat(one), err)
-	}
-	for _, tt := range []struct {
-		c                        *Cluster
-		alone                    bool
-		heartbeat, lease, commit time.Duration
-	}{
-		{one, true, 50 * time.Millisecond, 50 * time.Millisecond, 10 * time.Millisecond},
-		{s.Cluster, false, electionTimeout, leaseTimeout, commitTimeout},
-		{s.Cluster, true, 2 * electionTimeout, leaseTimeout, commitTimeout},
-	} {
-		tt.c.cfg.SnapshotThreshold, tt.c.cfg.TrailingLogs, tt.c.cfg.SnapshotInterval = 7, 8, 9*time.Second
-		got := tt.c.raftConfig(tt.alone)
-		if got.HeartbeatTimeout != tt.heartbeat || got.ElectionTimeout != tt.heartbeat || got.LeaderLeaseTimeout != tt.lease || got.CommitTimeout != tt.commit {
-			t.Errorf("alone: %v: timeouts %v, %v, %v, %v; want %v, the same, %v, %v", tt.alone, got.HeartbeatTimeout, got.ElectionTimeout, got.LeaderLeaseTimeout, got.CommitTimeout, tt.heartbeat, tt.lease, tt.commit)
-		}
-		if got.LocalID != "node1" || got.ShutdownOnRemove || got.MaxAppendEntries != 1024 || got.SnapshotThreshold != 7 || got.TrailingLogs != 8 || got.SnapshotInterval != 9*time.Second ||
-			!got.RestoreCommittedLogs || !got.NoSnapshotRestoreOnStart || !got.NoLegacyTelemetry || got.Logger == nil {
-			t.Errorf("Raft's configuration is %+v", got)
-		}
-	}
-}
-
-// Every entry on disk is committed if this node is the only voter; else those up to the commit index on disk,
-// or up to what its switch enforced.
-func TestDecidedEntriesDependOnTheVoters(t *testing.T) {
-	s := logOf(t, 1, 5)
-	if err := errors.Join(s.StageCommitIndex(3), s.StoreLog(&raft.Log{Index: 6})); err != nil {
-		t.Fatal(err)
-	}
-	server := func(id raft.ServerID, suffrage raft.ServerSuffrage) raft.Server {
-		return raft.Server{ID: id, Suffrage: suffrage}
-	}
-	for _, tt := range []struct {
-		servers []raft.Server
-		decided uint64
-		want    uint64
-		alone   bool
-	}{
-		{[]raft.Server{server("node1", raft.Voter)}, 0, 1<<64 - 1, true},
-		{[]raft.Server{server("node1", raft.Voter), server("node2", raft.Nonvoter)}, 0, 1<<64 - 1, true},
-		{[]raft.Server{server("node1", raft.Voter), server("node2", raft.Voter)}, 0, 3, false},
-		{[]raft.Server{server("node1", raft.Nonvoter), server("node2", raft.Voter)}, 5, 5, false},
-		{[]raft.Server{server("node2", raft.Voter)}, 2, 3, false},
-		{nil, 0, 3, false},
-	} {
-		c := &Cluster{store: s, cfg: Config{Node: "node1", Decided: tt.decided}}
-		if got, err := c.decided(raft.Configuration{Servers: tt.servers}); err != nil || got != tt.want || c.alone != tt.alone {
-			t.Errorf("%+v: decided up to %d, alone: %v, error %v", tt, got, c.alone, err)
-		}
 	}
 }

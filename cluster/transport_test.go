@@ -100,6 +100,9 @@ func TestRaftGetsOnlyTheCallsThatANodeMayMake(t *testing.T) {
 	if err := call("node3", "node3", true); err == nil || !strings.Contains(err.Error(), "no voter") {
 		t.Errorf("a call of a node that has lost its vote: %v", err)
 	}
+	if conn, err := s.neighbours["node3"].peer.Dial(t.Context(), "node1", peer.ProtocolRaft); !errors.Is(err, peer.ErrNotAdmitted) {
+		t.Errorf("a connection for Raft of a node that has lost its vote: %v, error %v; want ErrNotAdmitted", conn, err)
+	}
 	if err := call("node2", "node2", true); err != nil {
 		t.Errorf("a call of a voter: %v", err)
 	}
