@@ -3,6 +3,7 @@ package conntrack_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -112,7 +113,11 @@ func TestTornEntryIsNotAdopted(t *testing.T) {
 		}
 		tr := open(t, c)
 		defer tr.Close()
-		return tr.Usage().Tracked
+		n, listed := tr.Usage().Tracked, len(slices.Collect(tr.Connections(0)))
+		if purged := tr.PurgeUnknown(); listed != n || purged != n {
+			t.Errorf("of %d adopted connections %d are listed, and %d were removed", n, listed, purged)
+		}
+		return n
 	}
 	if n := adopted(func([]byte) {}); n != 1 {
 		t.Fatalf("%d connections of the unchanged file are adopted, want 1", n)
@@ -126,5 +131,89 @@ func TestTornEntryIsNotAdopted(t *testing.T) {
 				t.Errorf("the entry is adopted although bits %02x of its byte %d have changed", bits, offset)
 			}
 		}
+	}
+}
+
+// An entry that is not where its connection belongs, in the pool of the other kind or in another shard,
+// is not adopted.
+func TestEntryInAnotherPlaceIsNotAdopted(t *testing.T) {
+	const header, size, slots = 4096, 128, 64 * 2 // each shard has one slot of each pool
+	c := conntrack.Config{Path: filepath.Join(bootfiletest.Dir(t), "arena"), Capacity: 64, Untracked: 64, Reserve: 1}
+	tr := open(t, c)
+	handshake(t, tr.AddZone(11, conntrack.Timeouts{}), 40000, 0)
+	closed(t, tr)
+	b, err := os.ReadFile(c.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := b[header : header+slots*size]
+	home := 0
+	for i := range slots {
+		if entries[i*size] != 0 {
+			home = i
+		}
+	}
+	sound := append([]byte(nil), entries[home*size:][:size]...)
+	for at := range slots {
+		clear(entries)
+		copy(entries[at*size:], sound)
+		if err := os.WriteFile(c.Path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tr := open(t, c)
+		if u := tr.Usage(); u.Tracked+u.Untracked != 0 != (at == home) {
+			t.Errorf("in slot %d, which is %d after its own, %+v", at, at-home, u)
+		}
+		closed(t, tr)
+	}
+}
+
+// The next process can use all slots that the earlier one did not need.
+func TestRestartLeavesRoomForNewConnections(t *testing.T) {
+	c := inFile(t)
+	c.Ceiling = 640
+	open := func(z *conntrack.Zone, first, n uint16) (opened int) {
+		for port := range n {
+			p := pkt(17, first+port, 53, 0)
+			if admit(z, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward {
+				observe(z, back(p, 0), 0, rules)
+				opened++
+			}
+		}
+		return opened
+	}
+	tr, err := conntrack.Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open(tr.AddZone(1, conntrack.Timeouts{}), 0, 40)
+	tr, _ = crashed(t, c)
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	if n := open(z, 1000, 5000); n != 600 {
+		t.Errorf("beside 40 adopted connections %d were opened, want 600", n)
+	}
+}
+
+// A file may have been written with a larger ceiling. A zone that has reached its own evicts nothing of
+// a zone with more connections, because it could not use the room.
+func TestZoneAtItsCeilingEvictsNothing(t *testing.T) {
+	c := inFile(t)
+	c.Capacity, c.Ceiling = 6400, 6400
+	z := open(t, c).AddZone(1, conntrack.Timeouts{})
+	for port := range uint16(1000) {
+		admit(z, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules}) // unanswered
+	}
+	c.Ceiling = 128
+	tr, _ := crashed(t, c)
+	tr.AddZone(1, conntrack.Timeouts{})
+	z = tr.AddZone(2, conntrack.Timeouts{})
+	for port := range uint16(1000) {
+		p := pkt(17, port, 53, 0)
+		if admit(z, p, 0, conntrack.Admission{Revision: rules}) == verdict.Forward {
+			observe(z, back(p, 0), 0, rules)
+		}
+	}
+	if u := tr.Usage(); u.Tracked != 1000+128 {
+		t.Errorf("%d connections, want the 1000 of one zone and the 128 of the other", u.Tracked)
 	}
 }

@@ -258,8 +258,11 @@ func TestManyLostPortsAreAllKnown(t *testing.T) {
 	for i := range uint16(200) {
 		opened = append(opened, conntrack.Ports{Protocol: 17, From: 1000 + 10*i, To: 1001 + 10*i})
 	}
-	z.SetOpen(opened, 0)
+	z.SetOpen(append(opened, conntrack.Ports{Protocol: 6, From: 80, To: 80}), 0)
 	z.SetOpen(nil, 0)
+	if got, _ := z.Lost(6, 80, time.Second); !got {
+		t.Error("port 80 of another protocol is not lost")
+	}
 	for i := range uint16(200) {
 		for _, port := range []uint16{1000 + 10*i, 1001 + 10*i} {
 			if got, _ := z.Lost(17, port, time.Second); !got {

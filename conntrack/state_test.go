@@ -248,3 +248,20 @@ func TestHandshakeStates(t *testing.T) {
 		}
 	}
 }
+
+// A connection that was blocked before its handshake stays half open when the rules admit it again,
+// although its windows are not known: data of the other end are no answer to its SYN.
+func TestHalfOpenConnectionIsHalfOpenAfterABlock(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	admit(z, segment(true, packet.SYN, 1000, 0, 0), 0, conntrack.Admission{Revision: rules})
+	data := segment(false, packet.PSH|packet.ACK, 5001, 1001, 10)
+	rejudge(z, data, 0, strict, false, 0)
+	again := conntrack.Revision{Generation: 10, Shrunk: 9, Strict: true}
+	if v := rejudge(z, data, 0, again, true, 8); v != verdict.Forward {
+		t.Errorf("Rejudge returned %v, want %v", v, verdict.Forward)
+	}
+	if c := only(t, tr, 0); c.State != "syn-sent" || c.Blocked {
+		t.Errorf("the connection is %v, want syn-sent", c)
+	}
+}
