@@ -249,6 +249,16 @@ func TestOnlyALeaderThatHasTakenOverAnswers(t *testing.T) {
 	}
 }
 
+// fenceNode2 is what node2 hands in so that it is fenced.
+func fenceNode2(t *testing.T) []byte {
+	t.Helper()
+	data, err := encode(state.Command{Request: &state.FenceNode{Node: "node2"}, Audit: &ec2.Audit{Action: "FenceNode"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // A leader that has lost its followers answers no read: it cannot know that nobody else leads. Of a command that
 // it had proposed it says that the outcome is unknown.
 func TestLeaderThatIsLostWhileItAsksDoesNotAnswer(t *testing.T) {
@@ -263,16 +273,16 @@ func TestLeaderThatIsLostWhileItAsksDoesNotAnswer(t *testing.T) {
 		t.Errorf("a leader with a follower: %v", err)
 	}
 	silent.Store(true)
-	lost := make(chan error, 1)
-	go func() {
-		_, _, err := s.propose(t.Context(), state.Command{Request: &state.Sweep{}})
-		lost <- err
-	}()
+	lost := make(chan answer, 1)
+	go func() { lost <- s.answerApply(t.Context(), "node2", fenceNode2(t)) }()
 	if err := s.stillLeads(t.Context(), term); err != ErrNotLeader {
 		t.Errorf("a leader whose followers are silent: %v, want ErrNotLeader", err)
 	}
-	if err := <-lost; !errors.Is(err, ErrOutcomeUnknown) {
-		t.Errorf("a command of a leader whose followers are silent: %v, want ErrOutcomeUnknown", err)
+	if a := <-lost; !errors.Is(a.err(), ErrOutcomeUnknown) {
+		t.Errorf("a command of a leader whose followers are silent: %+v, want an unknown outcome", a)
+	}
+	if a := s.answerApply(t.Context(), "node2", fenceNode2(t)); !a.NotLeader || a.err() != ErrNotLeader {
+		t.Errorf("a command after that: %+v, want NotLeader", a)
 	}
 }
 

@@ -145,7 +145,7 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			putRaw(t, s, bucketLog, encodeIndex(last), "damaged")
-		}, nil, "decode entry"},
+		}, nil, "run cluster: entry "},
 		{"the commit index is damaged", func(t *testing.T, _ string, s *store) { // it counts because another is a voter
 			last, err := s.LastIndex()
 			two := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "node1", Address: "node1"}, {ID: "node2", Address: "node2"}}})
@@ -361,5 +361,39 @@ func TestRestoredLogHasOneVoter(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A node that got a snapshot from its leader may still have older entries, with a gap behind them. The log begins
+// after the snapshot.
+func TestEntriesBeforeTheSnapshotDoNotCount(t *testing.T) {
+	c, stop := open(t, Config{Dir: t.TempDir()})
+	ready(t, c)
+	var file bytes.Buffer
+	if _, err := Save(&file, "c1", c.View()); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "raft")
+	m, err := Restore(dir, &file, state.Recover{Node: ec2.Node{ID: "node1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := m.Index + recoveredEntries
+	s, err := openStore(filepath.Join(dir, "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := encode(state.Command{Time: time.Now(), Request: &state.CreateSecurityGroup{Account: albert, Region: region, Name: "after", Description: "test"}})
+	old := []*raft.Log{{Index: 1, Term: 1, Type: raft.LogNoop}, {Index: 2, Term: 1, Type: raft.LogNoop}, {Index: index + 1, Term: 1, Type: raft.LogCommand, Data: group}}
+	if err := errors.Join(err, s.StoreLogs(old), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c, _ = open(t, Config{Dir: dir})
+	ready(t, c)
+	if v := c.View(); v.Index() != index+1 || !hasGroup(v, "after") {
+		t.Errorf("the State has index %d and the group: %v; want %d with the group", v.Index(), hasGroup(v, "after"), index+1)
 	}
 }

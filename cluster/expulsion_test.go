@@ -49,7 +49,12 @@ func TestHalfOfTheVotersMustRefuse(t *testing.T) {
 // A voter that does not answer refuses nobody.
 func TestSilentVotersDoNotRefuse(t *testing.T) {
 	t.Parallel() // it mostly waits
-	s := newCircle(t, 3, nil)
+	s := newCircle(t, 3, func(_ ec2.NodeID, p *peer.Peer) {
+		p.Handle(methodMembers, func(context.Context, string, []byte) ([]byte, error) { return []byte("{"), nil })
+	})
+	if a, err := s.call(t.Context(), "node2", methodMembers, question{}); err == nil {
+		t.Errorf("an answer that cannot be decoded: %+v", a)
+	}
 	s.neighbours["node2"].stop()
 	if err := s.whyNoLeader(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "it reaches 2 of 3 voters (node1, node3), not node2") {
 		t.Errorf("why there is no leader: %v", err)

@@ -146,6 +146,10 @@ func TestRefusalsAreCountedAndListedInOrder(t *testing.T) {
 	for i := range 2 * maxRefusals {
 		c.refused.note(slog.New(slog.DiscardHandler), ec2.NodeID(fmt.Sprint("n", i)), "x", nil)
 	}
+	c.refused.note(slog.New(slog.DiscardHandler), "b", "x", nil)
+	if all := c.Refused(); !slices.Contains(all, Refusal{"b", "x", 3}) {
+		t.Errorf("a kind that was counted before is not counted any more: %v", all[:4])
+	}
 	if n := len(c.Refused()); n != maxRefusals {
 		t.Errorf("%d kinds are counted, want at most %d", n, maxRefusals)
 	}
@@ -164,6 +168,10 @@ func TestWarningsOfRaftAreLoggedOnceInAWhile(t *testing.T) {
 	text := log.String()
 	if strings.Count(text, "level=WARN msg=\"raft: cannot reach\" peer=\"1 of 2\"") != 1 || strings.Count(text, "level=ERROR msg=\"raft: broken\"") != 1 || strings.Count(text, "\n") != 2 {
 		t.Errorf("the log is\n%s, want the warning and the error, once each", text)
+	}
+	s.Accept("raft", hclog.Info, "later a warning")
+	if warn("later a warning"); !strings.Contains(log.String(), "level=WARN msg=\"raft: later a warning\"") {
+		t.Errorf("a message that was no warning before is not logged as one:\n%s", &log)
 	}
 	s.logged["cannot reach"] = time.Now().Add(-repeatAfter)
 	if warn("cannot reach"); strings.Count(log.String(), "cannot reach") != 2 {

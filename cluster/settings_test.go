@@ -1,14 +1,24 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"palisade/internal/peer"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"palisade/cluster/gossip"
+	"palisade/ec2/state"
+	"palisade/internal/peer"
+	"palisade/internal/testwait"
 )
 
 // The timeouts of a node among others are those of its role; a cluster of one has one kind.
@@ -143,5 +153,102 @@ func TestNewChecksItsConfigAndFillsDefaults(t *testing.T) {
 	}
 	if text := fmt.Sprint(c); text != "not running, index 0" {
 		t.Errorf("a Cluster that does not run is %q", text)
+	}
+}
+
+// After its entries the leader writes one barrier, so that all nodes apply them at once. Nobody else does, nor a
+// leader without others.
+func TestOnlyTheLeaderOfOthersWritesBarriers(t *testing.T) {
+	for voters, barriers := range map[int]uint64{1: 0, 2: 1} {
+		s := newCircle(t, voters, nil)
+		if voters == 2 {
+			s.elect()
+		}
+		testwait.For(t, "node1 takes over", func() bool { return s.raft.State() == raft.Leader && s.takeOver(t.Context()) == nil })
+		term, last := s.leadingTerm(), s.raft.LastIndex()
+		ctx, cancel := context.WithCancel(t.Context())
+		s.tasks.start(func() { s.runBarriers(ctx) })
+		s.setLeading(0)
+		s.committed <- struct{}{}
+		testwait.For(t, "the signal was read", func() bool { return len(s.committed) == 0 })
+		time.Sleep(10 * time.Millisecond) // so long it may have looked at the term
+		s.setLeading(term)
+		if _, _, err := s.propose(t.Context(), state.Command{Request: &state.Sweep{}}); err != nil {
+			t.Fatal(err)
+		}
+		testwait.For(t, "the barrier is written", func() bool { return s.raft.LastIndex() >= last+1+barriers && len(s.committed) == 0 })
+		time.Sleep(10 * time.Millisecond) // another would be written now
+		cancel()
+		s.tasks.wg.Wait()
+		if now := s.raft.LastIndex(); now != last+1+barriers {
+			t.Errorf("%d voters: the log grew from %d to %d by one command, want %d barriers", voters, last, now, barriers)
+		}
+	}
+}
+
+// While a cluster runs with gossip, it knows the members and uses the keys that it was given.
+func TestGossipRunsWithItsCluster(t *testing.T) {
+	s := newCircle(t, 1, nil)
+	if s.GossipMembers() != nil || s.GossipKeysInUse() != nil || s.GossipStats() != (gossip.Stats{}) {
+		t.Error("a cluster without gossip knows of gossip")
+	}
+	if down, changed := s.Down(); down != nil || changed != nil {
+		t.Error("a cluster without gossip knows who is down")
+	}
+	s.SetPresence(nil) // nobody hears it
+	c, stop := startGossip(t, s, true)
+	defer stop()
+	key := make([]byte, 32)
+	testwait.For(t, "gossip uses its key", func() bool { return slices.EqualFunc(c.GossipKeysInUse(), [][]byte{key}, bytes.Equal) })
+	testwait.For(t, "node1 is a member", func() bool { return len(c.GossipMembers()) == 1 && c.GossipMembers()[0].Node == "node1" })
+	if down, changed := c.Down(); changed == nil || len(down) > 0 {
+		t.Errorf("the epochs %v are down", down)
+	}
+	c.SetPresence([]gossip.Presence{{Epoch: 7}})
+	if err := stop(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// startGossip runs a cluster of one with the identity of s, which gossips on a port that is free, or is not.
+func startGossip(t *testing.T, s *circle, free bool) (c *Cluster, stop func() error) {
+	t.Helper()
+	p, err := peer.New(peer.Config{Identity: s.cfg.Identity, Listen: anyPort, Nodes: s.Directory(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gossips := netip.AddrPortFrom(p.Addr().Addr(), p.Addr().Port()+1)
+	taken, err := net.ListenPacket("udp", gossips.String())
+	if err != nil {
+		t.Skipf("another process has the port: %v", err)
+	}
+	t.Cleanup(func() { taken.Close() })
+	if free {
+		taken.Close()
+	}
+	first := bootstrap()
+	for _, cmd := range first {
+		if r, ok := cmd.Request.(*state.PutNode); ok {
+			r.Node.Address, r.Node.PublicKey = p.Addr().String(), s.cfg.Identity.PublicKey()
+		}
+	}
+	c, stop = open(t, Config{
+		Dir: t.TempDir(), Peer: p, PeerAddress: p.Addr().String(), Identity: s.cfg.Identity, Bootstrap: first,
+		GossipAddr: gossips, GossipKeys: func(*state.View) [][]byte { return [][]byte{make([]byte, 32)} },
+	})
+	runPeer(t, p)
+	return c, stop
+}
+
+// Gossip that cannot use its address ends Run with the reason.
+func TestRunEndsIfGossipCannotBegin(t *testing.T) {
+	c, stop := startGossip(t, newCircle(t, 1, nil), false)
+	select {
+	case <-c.stopped:
+	case <-time.After(15 * time.Second):
+		t.Error("Run has not ended")
+	}
+	if err := stop(); err == nil || !strings.Contains(err.Error(), "gossip on ") {
+		t.Errorf("Run: %v, want the error of gossip", err)
 	}
 }

@@ -6,10 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
-	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -415,41 +412,5 @@ func TestFailedStateStaysAsItIs(t *testing.T) {
 	case <-changed:
 	default:
 		t.Error("a restored State wakes nobody")
-	}
-}
-
-// Gossip that cannot use its address ends Run with the reason.
-func TestRunEndsIfGossipCannotBegin(t *testing.T) {
-	s := newCircle(t, 1, nil)
-	p, err := peer.New(peer.Config{Identity: s.cfg.Identity, Listen: anyPort, Nodes: s.Directory(), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	gossips := netip.AddrPortFrom(p.Addr().Addr(), p.Addr().Port()+1)
-	taken, err := net.ListenPacket("udp", gossips.String())
-	if err != nil {
-		t.Skipf("another process has the port: %v", err)
-	}
-	defer taken.Close()
-	first := bootstrap()
-	for _, cmd := range first {
-		if r, ok := cmd.Request.(*state.PutNode); ok {
-			r.Node.Address, r.Node.PublicKey = p.Addr().String(), s.cfg.Identity.PublicKey()
-		}
-	}
-	c, err := New(Config{
-		Node: "node1", Dir: filepath.Join(t.TempDir(), "raft"), Peer: p, PeerAddress: p.Addr().String(), Identity: s.cfg.Identity, Bootstrap: first,
-		GossipAddr: gossips, GossipKeys: func(*state.View) [][]byte { return [][]byte{make([]byte, 32)} },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	runPeer(t, p)
-	ended := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	go func() { ended <- c.Run(ctx) }()
-	if err := <-ended; err == nil || ctx.Err() != nil {
-		t.Errorf("Run: %v, want the error of gossip", err)
 	}
 }
