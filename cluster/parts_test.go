@@ -103,6 +103,14 @@ func TestStoreReplaysNoLogWithAGap(t *testing.T) {
 	if all, err := indexes(t, s, 4, 8); err == nil || len(all) != 2 {
 		t.Errorf("without entry 7 the commands are %v, error %v; want 4, 5 and an error", all, err)
 	}
+	seventh, err := encodeEntry(&raft.Log{Index: 7, Type: raft.LogCommand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(8, seventh) // the right entry under another key
+	if all, err := indexes(t, s, 4, 8); err == nil || len(all) != 2 {
+		t.Errorf("with entry 7 in the place of entry 8 the commands are %v, error %v; want 4, 5 and an error", all, err)
+	}
 	put(7, []byte("damaged"))
 	if _, err := indexes(t, s, 4, 8); err == nil {
 		t.Error("a damaged entry was replayed")

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,11 @@ func TestLeaderProposesSweepWhenDue(t *testing.T) {
 			return eni
 		}
 
+		term := c.leadingTerm()
+		c.setLeading(0) // it sweeps again when it leads again
+		time.Sleep(2 * sweepEvery)
+		c.setLeading(term)
+
 		first := terminate()
 		time.Sleep(10 * time.Minute)
 		second := terminate()
@@ -68,6 +74,58 @@ func TestLeaderProposesSweepWhenDue(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A Sweep is proposed once when something is due, and not else.
+func TestSweepIsProposedOnlyWhenDue(t *testing.T) {
+	s := startLeader(t)
+	if err := s.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	apply := func(r state.Request) state.Result {
+		t.Helper()
+		result, _, err := s.ApplyHere(t.Context(), state.Command{Request: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result
+	}
+	first := bootstrap()
+	first[0].Request.(*state.Bootstrap).Settings.Quarantine = 10 * time.Minute
+	for _, cmd := range first {
+		if _, ok := cmd.Request.(*state.PutNode); !ok {
+			apply(cmd.Request)
+		}
+	}
+	run := apply(&state.RunInstances{Account: albert, Region: region, Image: "ami-eca54085", MinCount: 1, MaxCount: 1})
+	id := run.Instances[0].After.ID
+	eni, _ := s.View().Interface(run.Instances[0].After.Interface)
+	now := time.Now()
+	s.cfg.Now = func() time.Time { return now }
+	var sw sweeper
+	sweep := func(what string, grows uint64) {
+		t.Helper()
+		before := s.View().Index()
+		if err := sw.sweep(t.Context(), s.Cluster); err != nil || s.View().Index() != before+grows {
+			t.Errorf("%s: error %v, the index grew from %d to %d, want by %d", what, err, before, s.View().Index(), grows)
+		}
+	}
+	sweep("nothing was freed", 0)
+	apply(&state.TerminateInstances{Account: albert, Region: region, Instances: []ec2.InstanceID{id}})
+	apply(&state.ReportInstance{Instance: id, InterfaceEpoch: eni.Epoch, State: ec2.Terminated})
+	sweep("an address was freed just now", 0)
+	enforced := s.cfg.Enforced
+	now = now.Add(11 * time.Minute)
+	s.cfg.Enforced = func() uint64 { return 1 }
+	sweep("eleven minutes later, but this node still enforces the old lease", 0)
+	s.cfg.Enforced = enforced
+	sweep("when it enforces the end of the lease", 1)
+	sweep("at once after that", 0)
+	now = now.Add(24 * time.Hour)
+	s.end()
+	if err := sw.sweep(ended(t), s.Cluster); !errors.Is(err, ErrNoLeader) {
+		t.Errorf("a sweep that could not be proposed: %v, want ErrNoLeader", err)
+	}
 }
 
 // An address stays reserved, and no Sweep is proposed, until every member enforces the entry that
