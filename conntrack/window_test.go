@@ -254,3 +254,90 @@ func TestConnectionOfOneDirectionAdmitsNoForwardedPacket(t *testing.T) {
 		}
 	}
 }
+
+// A first fragment does not tell how long its segment is, up to 64 KiB. The other end may acknowledge as
+// much of it as it has room for.
+func TestFirstFragmentMayHaveTheWholeWindow(t *testing.T) {
+	for _, tt := range []struct {
+		window uint16 // of alice, shifted by 7
+		most   uint32 // what she may acknowledge
+	}{{1, 1001 + 1<<7}, {100, 1001 + 100<<7}, {512, 1001 + 1<<16}, {0xffff, 1001 + 1<<16}} {
+		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+		send := func(fromBob bool, flags uint8, seq, ack uint32, n int, fragment bool) conntrack.Status {
+			p := segment(fromBob, flags, seq, ack, n)
+			p.TCPScale, p.TCPHasScale, p.Fragment = 7, flags&packet.SYN != 0, fragment
+			if !fromBob && flags&packet.SYN == 0 {
+				p.TCPWindow = tt.window
+			}
+			if flags == packet.SYN {
+				admit(z, p, 0, conntrack.Admission{Revision: rules})
+			} else if !fromBob && flags&packet.SYN != 0 {
+				p.TCPWindow = 1 // unscaled
+			}
+			return observe(z, p, 0, rules).Status
+		}
+		send(true, packet.SYN, 1000, 0, 0, false)
+		send(false, packet.SYN|packet.ACK, 5000, 1001, 0, false)
+		send(true, packet.ACK, 1001, 5001, 0, false)
+		send(false, packet.ACK, 5001, 1001, 0, false)
+		if got := send(true, packet.ACK, 1001, 5001, 100, true); got != conntrack.Live {
+			t.Fatalf("a first fragment in a window of %d: status %v", tt.window, got)
+		}
+		if got := send(false, packet.ACK, 5001, tt.most+1, 0, false); got != conntrack.New {
+			t.Errorf("window %d: an acknowledgment of %d, which nobody sent: status %v", tt.window, tt.most+1, got)
+		}
+		if got := send(false, packet.ACK, 5001, tt.most, 0, false); got != conntrack.Live {
+			t.Errorf("window %d: an acknowledgment of %d: status %v", tt.window, tt.most, got)
+		}
+	}
+}
+
+// While a connection is blocked its windows move. When the rules admit it again, the next segment of each
+// end tells them.
+func TestWindowsAreLearntAgainAfterABlock(t *testing.T) {
+	const ack = packet.ACK
+	again := conntrack.Revision{Generation: 10, Shrunk: 9, Strict: true}
+	for _, tt := range []struct {
+		name     string
+		fromBob  bool
+		seq, ack uint32
+		want     conntrack.Status
+	}{
+		{"alice acknowledges the last byte", false, 2_000_050, 1_000_100, conntrack.Live},
+		{"alice acknowledges a byte that was not sent", false, 2_000_050, 1_000_101, conntrack.New},
+		{"alice acknowledges bytes of long ago", false, 2_000_050, 1_000_100 - 70_000, conntrack.New},
+		{"alice's last byte in the window", false, 2_000_050 + 65_535, 1_000_100, conntrack.Live},
+		{"alice's first byte after the window", false, 2_000_050 + 65_536, 1_000_100, conntrack.New},
+		{"bob's last byte in the window", true, 1_000_100 + 65_535, 2_000_050, conntrack.Live},
+		{"bob's first byte after the window", true, 1_000_100 + 65_536, 2_000_050, conntrack.New},
+		{"bob's bytes of before the block", true, 1001, 2_000_050, conntrack.New},
+		{"bob acknowledges a byte that was not sent", true, 1_000_100, 2_000_051, conntrack.New},
+	} {
+		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+		handshake(t, z, 40000, 0)
+		rejudge(z, segment(true, ack, 1001, 5001, 0), 0, strict, false, 0)
+		if v := rejudge(z, segment(true, ack, 1_000_000, 2_000_000, 100), 0, again, true, 8); v != verdict.Forward {
+			t.Fatalf("Rejudge returned %v, want %v", v, verdict.Forward)
+		}
+		expect(t, z, segment(false, ack, 2_000_000, 1_000_100+1, 50), 0, again, conntrack.New)
+		expect(t, z, segment(false, ack, 2_000_000, 1_000_100, 50), 0, again, conntrack.Live)
+		if got := observe(z, segment(tt.fromBob, ack, tt.seq, tt.ack, 1), 0, again).Status; got != tt.want {
+			t.Errorf("%s: status %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// An end with a window of zero bytes gets a probe of one byte (RFC 9293 §3.8.6.1).
+func TestWindowOfZeroAdmitsAProbe(t *testing.T) {
+	for seq, want := range map[uint32]conntrack.Status{5001: conntrack.Live, 5002: conntrack.Live, 5003: conntrack.New} {
+		z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+		syn, third := segment(true, packet.SYN, 1000, 0, 0), segment(true, packet.ACK, 1001, 5001, 0)
+		syn.TCPWindow, third.TCPWindow = 0, 0
+		admit(z, syn, 0, conntrack.Admission{Revision: rules})
+		expect(t, z, segment(false, packet.SYN|packet.ACK, 5000, 1001, 0), 0, rules, conntrack.Live)
+		expect(t, z, third, 0, rules, conntrack.Live)
+		if got := observe(z, segment(false, packet.ACK, seq, 1001, 1), 0, rules).Status; got != want {
+			t.Errorf("a byte at %d, where 5001 is the next: status %v, want %v", seq, got, want)
+		}
+	}
+}
