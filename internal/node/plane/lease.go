@@ -91,7 +91,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 			p.released.add(was.VNI, ec2.AddressPair{Private: a.Private})
 			p.lost[was.VNI] = generation
 		}
-		if a.Public.IsValid() && !hasPublic(after, a.Public) {
+		if !hasPublic(after, a.Public) {
 			p.released.add(was.VNI, ec2.AddressPair{Public: a.Public})
 		}
 	}
@@ -99,7 +99,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 		if !hasPrivate(before, a.Private) {
 			p.gain(now, ec2.AddressPair{Private: a.Private})
 		}
-		if a.Public.IsValid() && !hasPublic(before, a.Public) {
+		if !hasPublic(before, a.Public) {
 			p.gain(now, ec2.AddressPair{Public: a.Public})
 		}
 	}

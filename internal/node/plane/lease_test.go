@@ -359,6 +359,9 @@ func TestRuleThatDoesNotCompileIsListedAndLoggedOnce(t *testing.T) {
 		t.Errorf("without an interface the bad rules are %v, want none", got)
 	}
 	x := again.register("x", w.Public, bad)
+	if !strings.Contains(again.Log.String(), "rule is not enforced") {
+		t.Error("the bad rule was not logged when an interface got it")
+	}
 	y := again.register("y", w.Public, bad)
 	if got := again.Plane.BadRules(); len(got) != 1 || !strings.Contains(got[0], string(bad)) {
 		t.Errorf("bad rules %q, want the one of %s", got, bad)

@@ -13,6 +13,7 @@ import (
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/internal/bootfile"
 	"palisade/internal/node/plane"
 	"palisade/internal/node/plane/planetest"
 	"palisade/internal/packet"
@@ -257,6 +258,7 @@ func TestFileOfOwnersIsChecked(t *testing.T) {
 		"damaged epoch":   {func(b []byte) []byte { b[ownersHeader+3*ownerRecord+27] ^= 1; return b }, 3},
 		"another boot":    {func(b []byte) []byte { b[8+15] ^= 1; return b }, -1},
 		"another version": {func(b []byte) []byte { b[7] ^= 1; return b }, -1},
+		"header alone":    {func(b []byte) []byte { return b[:ownersHeader] }, 0},
 		"no header":       {func(b []byte) []byte { return b[:ownersHeader-1] }, -1},
 		"empty":           {func(b []byte) []byte { return nil }, -1},
 	} {
@@ -290,10 +292,22 @@ func TestFirstViewWaitsForTheOwnersFile(t *testing.T) {
 	if err := f.Plane.CloseOwners(); err != nil { // so that writes fail
 		t.Fatal(err)
 	}
-	err := f.Plane.Apply(f.State.View())
-	if got := f.Switch.Snapshot().Generation; err == nil || got != 0 {
-		t.Errorf("Apply returned error %v, and the Snapshot has generation %d; want an error and 0", err, got)
+	refused := func() {
+		t.Helper()
+		err := f.Plane.Apply(f.State.View())
+		if got := f.Switch.Snapshot().Generation; err == nil || got != 0 {
+			t.Errorf("Apply returned error %v, and the Snapshot has generation %d; want an error and 0", err, got)
+		}
 	}
+	refused()
+	f.Stop()
+	f.Start()
+	beside := f.OwnersFile() + ".new"
+	writeFile(t, beside, nil)
+	if err := os.Chmod(beside, 0o666); err != nil { // somebody else may write to it
+		t.Fatal(err)
+	}
+	refused()
 }
 
 // TestOwnersOfAKilledDaemonAreOverwritten: the file that replaces that of the owners has nothing of an
@@ -304,8 +318,12 @@ func TestOwnersOfAKilledDaemonAreOverwritten(t *testing.T) {
 	f.Stop()
 	f.Restart(f.watch)
 	sound := readFile(t, f.OwnersFile())
-	if !bytes.HasPrefix(sound, []byte("palown\x00\x01")) {
-		t.Errorf("the file begins with %q", sound[:8])
+	boot, err := bootfile.Boot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := append([]byte("palown\x00\x01"), boot[:]...); !bytes.HasPrefix(sound, want) {
+		t.Errorf("the file begins with %q, want %q", sound[:len(want)], want)
 	}
 	for range 3 {
 		f.Stop()
