@@ -156,7 +156,7 @@ func (e *entry) follow(p *packet.Packet, w way) {
 		e.begin(w, s.next, p.TCPScale, p.TCPHasScale)
 	case e.windows[w] == 0:
 		// The beginning of the connection was not seen.
-		*sender = end{next: s.next, allowed: s.next + window}
+		sender.next, sender.allowed = s.next, s.next+window
 		if e.windows[1-w] == 0 {
 			receiver.next, receiver.allowed = p.TCPAck, p.TCPAck
 		}

@@ -316,6 +316,32 @@ func TestResetEndsAHalfOpenConnection(t *testing.T) {
 	}
 }
 
+// The windows of a connection that is admitted again are unknown, but what an end has acknowledged is
+// not forgotten, and is followed: a reset with this number ends the connection.
+func TestResetEndsAConnectionThatIsAdmittedAgain(t *testing.T) {
+	const first = 3 << 30 // bob's first number, far from 0
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	admit(z, segment(true, packet.SYN, first, 0, 0), 0, conntrack.Admission{Revision: rules})
+	observe(z, segment(false, packet.SYN|packet.ACK, 5000, first+1, 0), 0, rules)
+	data, answer := segment(true, packet.ACK, first+1, 5001, 100), segment(false, packet.ACK, 5001, first+101, 0)
+	observe(z, data, 0, rules)
+	cut, again := rules, rules
+	cut.Generation, cut.Reset = rules.Generation+1, rules.Generation+1
+	again.Generation = cut.Generation + 1
+	expect(t, z, data, 0, cut, conntrack.Stale)
+	rejudge(z, data, 0, cut, false, 0)
+	expect(t, z, answer, 0, cut, conntrack.Blocked)
+	expect(t, z, answer, 0, again, conntrack.Stale)
+	if v := rejudge(z, answer, 0, again, true, 7); v != verdict.Forward {
+		t.Fatalf("Rejudge returned %v, want %v", v, verdict.Forward)
+	}
+	observe(z, segment(true, packet.RST, first+101, 0, 0), 0, again)
+	if c := only(t, tr, 0); c.State != "closed" {
+		t.Errorf("the connection is %v after a reset, want closed", c)
+	}
+}
+
 // Some hosts acknowledge nothing in a reset although they set ACK. Other segments must acknowledge what
 // was sent.
 func TestResetNeedsNoAcknowledgment(t *testing.T) {

@@ -77,7 +77,9 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	}
 	switch {
 	case !decision.Allowed:
-		f.renewLost(a, d)
+		if answer.Status != conntrack.Checked { // no connection of a lost port: the rules admit it
+			f.renewLost(a, d)
+		}
 		return verdict.NoRule
 	case answer.Status == conntrack.Checked:
 		return verdict.Forward

@@ -39,6 +39,29 @@ func TestLostPortDropsAnswersWithoutAnEntry(t *testing.T) {
 	b.expect("web", b.of("web", own), "uplink", verdict.Forward)
 }
 
+// TestPacketsOfAConnectionDoNotKeepLostPorts: packets of a connection that the rules in force admit do
+// not keep the memory of a port that is lost for others.
+func TestPacketsOfAConnectionDoNotKeepLostPorts(t *testing.T) {
+	b := newVPCBed(t)
+	web, db := addr("10.0.1.10"), addr("10.0.2.10")
+	b.frame.now = monotonic()
+	b.rules("vpc", anyOut())
+	b.rules("db", permit(ec2.TCP, 80, 80, "0.0.0.0/0"), anyOut())
+	request, answer := template(packet.ProtocolTCP, web, db, 40000, 80), template(packet.ProtocolTCP, db, web, 80, 40000)
+	answer.TCPFlags = packet.ACK
+	b.expect("1web", to("1web", GatewayMAC, request), "4db", verdict.Forward)
+	b.expect("4db", to("4db", GatewayMAC, answer), "1web", verdict.Forward)
+	b.rules("db", permit(ec2.TCP, 80, 80, "10.0.1.10/32"))
+	for range 4 {
+		b.expect("4db", to("4db", GatewayMAC, answer), "4db", verdict.NoRule)
+		b.frame.now += 50 * time.Second
+	}
+	b.rules("db", anyOut())
+	if lost, _ := b.sw.Snapshot().attachment(b.ports["4db"]).Zone.Lost(packet.ProtocolTCP, 80, b.frame.now); lost {
+		t.Error("port 80 is still lost")
+	}
+}
+
 // TestForwardedPacketNeedsAnEgressRule: an interface without the source/dest check forwards a packet that
 // ingress admitted. Egress judges it too, and in the other order.
 func TestForwardedPacketNeedsAnEgressRule(t *testing.T) {
