@@ -435,3 +435,41 @@ func TestConnectionThatIsGoneIsRevoked(t *testing.T) {
 		}
 	}
 }
+
+// Two pollers may judge packets of one connection at once. Both find it New, and the second packet is
+// counted in the connection that the first has recorded.
+func TestConnectionThatAnotherPollerRecordedGoesOn(t *testing.T) {
+	for _, untracked := range []bool{false, true} {
+		for _, p := range []*packet.Packet{pkt(17, 1000, 53, 0), echo(bob, alice, 7, 8), pkt(47, 0, 0, 0), pkt(6, 1000, 22, packet.SYN|packet.ACK)} {
+			if p.Flow.Protocol == 6 && !untracked {
+				continue // its sequence numbers are compared
+			}
+			tr := open(t, conntrack.Config{})
+			z := tr.AddZone(1, conntrack.Timeouts{})
+			for range 3 {
+				if v := admit(z, p, 0, conntrack.Admission{Rule: 7, Revision: rules, Untracked: untracked}); v != verdict.Forward {
+					t.Errorf("Admit of %v returned %v", p, v)
+				}
+			}
+			if c := only(t, tr, 0); c.Packets != [2]uint32{3, 0} {
+				t.Errorf("untracked %v: three packets of %v are %v", untracked, p, c)
+			}
+		}
+	}
+}
+
+// A packet that the rules admit by now begins a connection in place of one that they had blocked.
+func TestAdmittedPacketReplacesABlockedConnection(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z := tr.AddZone(1, conntrack.Timeouts{})
+	handshake(t, z, 40000, 0)
+	data := pkt(6, 40000, 22, packet.ACK)
+	rejudge(z, data, 0, strict, false, 0)
+	later := conntrack.Revision{Generation: 12, Shrunk: 9, Strict: true}
+	if v := admit(z, back(data, packet.ACK), 0, conntrack.Admission{Rule: 9, Revision: later, Reversed: true}); v != verdict.Forward {
+		t.Errorf("Admit returned %v, want %v", v, verdict.Forward)
+	}
+	if c := only(t, tr, 0); c.Blocked || c.Rule != 9 || c.Revision != 12 || c.Packets != [2]uint32{0, 1} || !c.Outside {
+		t.Errorf("the connection is %v, want one of rule 9 with one reply", c)
+	}
+}
