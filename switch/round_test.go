@@ -293,7 +293,6 @@ func TestPollerSleepsOnlyWithoutWork(t *testing.T) {
 		"a frame is there at first":  {true, 0, 0, 1, true},
 		"a frame comes soon":         {true, time.Hour, -1, 1, false},
 		"no frame after some time":   {false, -time.Hour, 2 * time.Millisecond, 0, true},
-		"a frame comes after a nap":  {true, -time.Hour, 50 * time.Millisecond, 0, true},
 		"a frame waits for its time": {true, -time.Hour, -1, 1, true},
 	} {
 		p.latency = latencyRequest{fd: fd, active: true, batches: 3}

@@ -111,7 +111,7 @@ func TestTurnIsCheckedAfterEightPackets(t *testing.T) {
 	for _, packets := range []int{1, 2, 3, checkEvery, 100} {
 		f.checkTime(0)
 		done := 0
-		for ; f.batch.checked == 0; done++ {
+		for ; f.batch.checked == 0 && done < 100; done++ {
 			f.batch.n, f.batch.next, f.batch.joined, f.batch.currentBytes = 9, 4, 2, 100
 			f.frameDone(packets)
 			if f.batch.next != 6 || f.batch.joined != 0 || f.batch.currentBytes != 0 {
