@@ -70,7 +70,14 @@ func (l *lostRange) holds(protocol uint8, port uint16) bool {
 	return l.Protocol == protocol && l.From <= port && port <= l.To
 }
 
-func (l *lostRange) until() time.Duration { return time.Duration(atomic.LoadInt64(&l.stored.until)) }
+// until returns 0 if the range was dropped, also if its place has a range in force now.
+func (l *lostRange) until() time.Duration {
+	until := atomic.LoadInt64(&l.stored.until)
+	if until == inForce {
+		return 0
+	}
+	return time.Duration(until)
+}
 
 func (r *portRange) ports() Ports { return Ports{r.protocol, r.from, r.to, r.source} }
 
