@@ -155,3 +155,28 @@ func TestRulesOfOthersDoNotRegroupAnInterface(t *testing.T) {
 		t.Errorf("after a change of the network the revision is %+v, want strict since %d", got, b.generation+1)
 	}
 }
+
+// TestTraceOfAKnownConnectionAsksNoRule: the rules admitted it before. The answers in an untracked connection
+// need a rule of their own.
+func TestTraceOfAKnownConnectionAsksNoRule(t *testing.T) {
+	for name, tt := range map[string]struct {
+		source      string // of the server's rule
+		there, back conntrack.Status
+		asked       bool // for an answer
+	}{
+		"tracked":   {"10.0.2.10/32", conntrack.Live, conntrack.Live, false},
+		"untracked": {"0.0.0.0/0", conntrack.Checked, conntrack.Checked, true},
+	} {
+		b := newVPCBed(t)
+		b.frame.now = monotonic()
+		b.rules("vpc", permit(ec2.UDP, 80, 80, tt.source), anyOut())
+		k := b.talk(packet.ProtocolUDP, "4db", "2app", 1000, 80)
+		k.open()
+		k.goesOn(name)
+		there := b.sw.Trace(b.ports["4db"], to("4db", GatewayMAC, k.there)).Steps[1]
+		back := b.sw.Trace(b.ports["2app"], to("2app", GatewayMAC, k.back)).Steps[0]
+		if there.Connection.Status != tt.there || there.Asked || back.Connection.Status != tt.back || back.Asked != tt.asked {
+			t.Errorf("%s: at the server a packet is %+v and an answer %+v", name, there, back)
+		}
+	}
+}
