@@ -39,6 +39,7 @@ var directoryCases = []struct {
 	{false, "voter", "new", false, false},
 	{false, "voter", "", false, false},
 	{false, "nobody", "", false, false},
+	{false, "gone", "gone", false, false}, // an older voter still names it
 }
 
 // A name and a key of the node table open the node, each alone opens nothing. What a voter has said of a
@@ -54,12 +55,16 @@ func TestDirectoryChecksNameAndKey(t *testing.T) {
 	put("voter", ec2.Voter)
 	put("other", ec2.NonVoter)
 	put("fenced", ec2.Voter)
-	mustApply(t, c, &state.FenceNode{Node: "fenced"})
+	put("gone", ec2.Voter)
+	for _, r := range []state.Request{&state.FenceNode{Node: "fenced"}, &state.FenceNode{Node: "gone", Rotate: true}, &state.RemoveNode{Node: "gone", Rotate: true}} {
+		mustApply(t, c, r)
+	}
 	d := &c.directory
 	vouched := []vouchedNode{
 		{Node: "new", PublicKey: []byte("key of new"), Votes: true, Address: "192.0.2.9:7400"},
 		{Node: "new-other", PublicKey: []byte("key of new-other")},
 		{Node: "fenced", PublicKey: []byte("key of fenced"), Votes: true},
+		{Node: "gone", PublicKey: []byte("key of gone")},
 		{Node: "other", PublicKey: []byte("key of other"), Votes: true},
 	}
 	for _, tt := range directoryCases {

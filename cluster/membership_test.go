@@ -40,18 +40,19 @@ func TestExpulsionNeedsAMajorityOfTheOthers(t *testing.T) {
 		voters  int
 		node    ec2.NodeID
 		down    []ec2.NodeID
-		fenced  ec2.NodeID
+		gone    []state.Request // expulsions that Raft has not followed yet
 		refused bool
 	}{
-		{4, "node2", nil, "", false},
-		{4, "node2", nodeIDs("node3"), "", false},
-		{4, "node2", nodeIDs("node2", "node3"), "", false},
-		{4, "node2", nodeIDs("node3", "node4"), "", true},
-		{3, "node2", nil, "", false},
-		{3, "node2", nodeIDs("node3"), "", true},
-		{4, "node2", nodeIDs("node3"), "node4", true}, // node4 is reached, and has no vote any more
-		{3, "node9", nodeIDs("node2", "node3"), "", false},
-		{1, "node1", nil, "", false}, // the State refuses it
+		{4, "node2", nil, nil, false},
+		{4, "node2", nodeIDs("node3"), nil, false},
+		{4, "node2", nodeIDs("node2", "node3"), nil, false},
+		{4, "node2", nodeIDs("node3", "node4"), nil, true},
+		{3, "node2", nil, nil, false},
+		{3, "node2", nodeIDs("node3"), nil, true},
+		{4, "node2", nodeIDs("node3"), []state.Request{&state.FenceNode{Node: "node4"}}, true},
+		{5, "node2", nil, []state.Request{&state.FenceNode{Node: "node3"}, &state.RemoveNode{Node: "node4"}}, false},
+		{3, "node9", nodeIDs("node2", "node3"), nil, false},
+		{1, "node1", nil, nil, false}, // the State refuses it
 	} {
 		var asked atomic.Value
 		s := newCircle(t, tt.voters, func(_ ec2.NodeID, p *peer.Peer) {
@@ -64,13 +65,13 @@ func TestExpulsionNeedsAMajorityOfTheOthers(t *testing.T) {
 		for _, n := range tt.down {
 			s.neighbours[n].stop()
 		}
-		if tt.fenced != "" {
-			s.put(&state.FenceNode{Node: tt.fenced})
+		for _, r := range tt.gone {
+			s.put(r)
 		}
 		if tt.voters == 1 {
 			testwait.For(t, "node1 takes over", func() bool { return s.takeOver(t.Context()) == nil })
-			if err := s.Fence(t.Context(), "node1", nil); err == nil || s.View().Index() == 0 {
-				t.Errorf("the last voter was fenced: %v", err)
+			if err := s.Fence(t.Context(), "node1", nil); err == nil || strings.Contains(err.Error(), "of 0 voters") {
+				t.Errorf("fence the last voter: %v, want an error of the State", err)
 			}
 			continue
 		}
@@ -391,14 +392,19 @@ func TestOnlyNodesThatLoseSomethingAreDisconnected(t *testing.T) {
 func TestEnforcementSaysWhatEachNodeAnswered(t *testing.T) {
 	t.Parallel() // it mostly waits
 	var asked, longest atomic.Int64
-	answers := map[ec2.NodeID]answer{"node2": {Index: 100, OK: true}, "node3": {Index: 4}, "node4": {Index: 100, OK: true}, "node5": {Index: 100, OK: true}}
-	s := newCircle(t, 5, func(node ec2.NodeID, p *peer.Peer) {
+	answers := map[ec2.NodeID]answer{"node2": {Index: 100, OK: true}, "node3": {Index: 4}, "node4": {Index: 100, OK: true}, "node5": {Index: 100, OK: true}, "node6": {OK: true, Refused: "not you"}, "node7": {Index: 4}}
+	var again atomic.Bool
+	s := newCircle(t, 7, func(node ec2.NodeID, p *peer.Peer) {
 		p.Handle(methodEnforced, func(_ context.Context, _ string, body []byte) ([]byte, error) {
 			var q question
 			err := json.Unmarshal(body, &q)
 			asked.Store(int64(q.Index))
 			longest.Store(max(longest.Load(), int64(q.Within)))
-			data, err2 := json.Marshal(answers[node])
+			a := answers[node]
+			if node == "node7" && again.Swap(true) { // it says what it enforces once
+				a.Refused = "not now"
+			}
+			data, err2 := json.Marshal(a)
 			return data, errors.Join(err, err2)
 		})
 	})
@@ -416,7 +422,7 @@ func TestEnforcementSaysWhatEachNodeAnswered(t *testing.T) {
 		return e
 	}
 	got := enforce(90, 400*time.Millisecond)
-	want := Enforcement{Index: 90, Enforced: nodeIDs("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}, {"node5", "does not answer"}}, Excluded: nodeIDs("node4")}
+	want := Enforcement{Index: 90, Enforced: nodeIDs("node1", "node2"), Pending: []Pending{{"node3", "enforces 4"}, {"node5", "does not answer"}, {"node6", "does not answer"}, {"node7", "does not answer"}}, Excluded: nodeIDs("node4")}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
