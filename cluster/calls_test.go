@@ -240,6 +240,13 @@ func TestOnlyALeaderThatHasTakenOverAnswers(t *testing.T) {
 	if _, _, err := s.ApplyHere(ended(t), sweep); !errors.Is(err, context.Canceled) {
 		t.Errorf("ApplyHere for a caller that has ended: %v, want context.Canceled", err)
 	}
+	nobody, err := encode(state.Command{Request: &state.FenceNode{Node: "nobody"}, Audit: &ec2.Audit{Action: "FenceNode"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := s.answerApply(t.Context(), "node1", nobody); a.Error == nil || a.Index != s.View().Index() {
+		t.Errorf("a command that the State refuses: %+v, want its error, at index %d", a, s.View().Index())
+	}
 	if a := s.answerApply(t.Context(), "node1", []byte("{")); a.Refused == "" {
 		t.Errorf("a command that cannot be decoded: %+v, want a refusal", a)
 	}

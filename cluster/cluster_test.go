@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -287,11 +286,7 @@ func TestSnapshotsBoundTheLogAndAreRestored(t *testing.T) {
 // the same index, so it uses Raft's own list, which has the newest first.
 func newestSnapshot(t *testing.T, dir string) string {
 	t.Helper()
-	store, err := raft.NewFileSnapshotStore(dir, 1, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	list, err := store.List()
+	list, err := snapshotsOf(dir)
 	if err != nil || len(list) == 0 {
 		t.Fatalf("no snapshot in %s: %v", dir, err)
 	}

@@ -132,10 +132,14 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 	}{
 		{"the snapshots are a file", func(t *testing.T, dir string, _ *store) { replace(t, filepath.Join(dir, "snapshots")) }, nil, "open snapshots in "},
 		{"the snapshot's data is gone", func(t *testing.T, dir string, _ *store) { removeFile(t, newestSnapshot(t, dir)) }, nil, "open snapshot "},
-		{"the entries after the snapshot are gone", func(t *testing.T, _ string, s *store) {
+		{"one entry after the snapshot is gone", func(t *testing.T, dir string, s *store) {
+			list, err := snapshotsOf(dir)
+			if err != nil || len(list) == 0 {
+				t.Fatalf("the snapshots are %v, error %v", list, err)
+			}
 			first, err := s.FirstIndex()
 			last, err2 := s.LastIndex()
-			if err := errors.Join(err, err2, s.DeleteRange(first, last), s.StoreLog(&raft.Log{Index: last + 10, Type: raft.LogNoop})); err != nil {
+			if err := errors.Join(err, err2, s.DeleteRange(first, last), s.StoreLog(&raft.Log{Index: list[0].Index + 2, Type: raft.LogNoop})); err != nil {
 				t.Fatal(err)
 			}
 		}, nil, "the entries between are lost"},
@@ -200,6 +204,15 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 			t.Errorf("%s: Run ended with %v, want an error that says %q", tt.what, err, tt.want)
 		}
 	}
+}
+
+// snapshotsOf lists the snapshots in a directory, the newest first.
+func snapshotsOf(dir string) ([]*raft.SnapshotMeta, error) {
+	store, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
+	if err != nil {
+		return nil, err
+	}
+	return store.List()
 }
 
 // replace puts a file in the place of a directory.
@@ -343,11 +356,7 @@ func TestRestoredLogHasOneVoter(t *testing.T) {
 		if err := writeRestored(dir, 10, st.View(), ec2.Node{ID: "node1", Address: address}); err != nil {
 			t.Fatal(err)
 		}
-		snaps, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
-		if err != nil {
-			t.Fatal(err)
-		}
-		list, err := snaps.List()
+		list, err := snapshotsOf(dir)
 		if err != nil || len(list) != 1 || list[0].Index != 10 || list[0].Term != 1 || len(list[0].Configuration.Servers) != 1 || list[0].Configuration.Servers[0] != (raft.Server{ID: "node1", Address: want}) {
 			t.Errorf("the snapshots are %+v, error %v; want one of index 10, term 1 and node1 at %s", list, err, want)
 		}

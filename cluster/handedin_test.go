@@ -102,3 +102,42 @@ func TestVoterHandsInWhatItsOperatorAsksFor(t *testing.T) {
 		t.Errorf("a user's request: error %v, want UnauthorizedOperation", err)
 	}
 }
+
+// What the leader proposes says who handed it in: a voter's operator by the voter's record, a node that is no
+// voter by the leader's record.
+func TestHandedInCommandsNameTheirNode(t *testing.T) {
+	s := newCircle(t, 3, nil)
+	s.put(s.member("node3", func(n *ec2.Node) { n.Role = ec2.NonVoter }))
+	fence := &state.FenceNode{Node: "node3"}
+	audit := &ec2.Audit{Source: "control socket of another", Action: "FenceNode", Via: "another"}
+	for _, tt := range []struct {
+		what string
+		from ec2.NodeID
+		cmd  state.Command
+		ok   bool
+	}{
+		{"a voter's operator", "node2", state.Command{Request: fence, Audit: audit, From: "node1"}, true},
+		{"a voter itself", "node2", state.Command{Request: fence}, true},
+		{"in the name of an account", "node2", state.Command{Request: fence, Audit: &ec2.Audit{Account: albert}}, false},
+		{"in the name of an access key", "node2", state.Command{Request: fence, Audit: &ec2.Audit{AccessKey: "AKIDALBERT"}}, false},
+		{"with a user's signature", "node2", state.Command{Request: fence, Audit: audit, Signature: &state.Signature{Account: albert}}, false},
+		{"an operator of a node that is no voter", "node3", state.Command{Request: fence, Audit: audit}, false},
+		{"a stranger", "node9", state.Command{Request: fence, Audit: audit}, false},
+	} {
+		got, err := s.handedIn(tt.from, tt.cmd)
+		if (err == nil) != tt.ok || err != nil && !isCode(err, "UnauthorizedOperation") {
+			t.Errorf("%s: %v, want accepted: %v", tt.what, err, tt.ok)
+			continue
+		}
+		if err == nil && (got.From != tt.from || (got.Audit != nil) != (tt.cmd.Audit != nil) || got.Audit != nil && (got.Audit.Via != tt.from || got.Audit.Source != audit.Source || got.Audit.Action != audit.Action)) {
+			t.Errorf("%s: it is from %s with the record %+v, want from %s", tt.what, got.From, got.Audit, tt.from)
+		}
+	}
+	if audit.Via != "another" {
+		t.Errorf("the caller's record was changed to %+v", audit)
+	}
+	a := detachedBy("node3", &state.UnregisterInterface{Interface: "eni-1"})
+	if a.Source != "control socket of node3" || a.Via != "node3" || a.Action != "UnregisterInterface" || a.RequestID == "" || len(a.Parameters) != 1 || a.Parameters["NetworkInterfaceId"] != "eni-1" {
+		t.Errorf("the record of a detached interface is %+v", a)
+	}
+}

@@ -269,6 +269,8 @@ func TestNextChangeFollowsMembers(t *testing.T) {
 		{"a non-voter is a server", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter)}, ""},
 		{"a voter becomes a non-voter", []ec2.Node{one, n("b", b, ec2.NonVoter, "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "take the vote of b"},
 		{"fenced, before another is added", []ec2.Node{one, n("b", b, "", ec2.Fenced), n("c", c, "", "")}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},
+		{"no State yet", nil, []raft.Server{oneIn}, ""},
+		{"a node without an address, before another", []ec2.Node{one, n("b", "", "", ""), n("c", c, "", "")}, []raft.Server{oneIn}, "add without a vote c"},
 		{"fenced, and no server", []ec2.Node{one, n("b", b, "", ec2.Fenced)}, []raft.Server{oneIn}, ""},
 		{"two new voters are servers", []ec2.Node{one, n("b", b, "", ""), n("c", c, "", "")}, []raft.Server{oneIn, r("b", b, raft.Nonvoter), r("c", c, raft.Nonvoter)}, "give a vote to b"},
 		{"removed", []ec2.Node{one}, []raft.Server{oneIn, r("b", b, raft.Voter)}, "remove b"},

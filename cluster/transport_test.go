@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -138,7 +139,7 @@ func TestClosedTransportTakesNoConnection(t *testing.T) {
 	if err := conn.SetReadDeadline(time.Now().Add(testwait.Patience)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a connection after Close: %v, want it closed", err)
 	}
 	if trans.inboundOf("node2") != nil || trans.inboundOf("node4") != nil {
@@ -158,6 +159,28 @@ func TestClosedTransportTakesNoConnection(t *testing.T) {
 	}
 	if conn, err := s.stream.Dial("nobody", time.Second); conn != nil || err == nil {
 		t.Errorf("dial nobody: connection %v, error %v", conn, err)
+	}
+}
+
+// A connection that arrives while the stream closes is closed too.
+func TestStreamThatClosesTakesNoConnection(t *testing.T) {
+	s := newCircle(t, 2, nil)
+	s.stream.open.Lock()
+	s.stream.open.conns = nil
+	s.stream.open.Unlock()
+	conn, err := s.neighbours["node2"].peer.Dial(t.Context(), "node1", peer.ProtocolRaft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, err := s.stream.Accept(); got != nil || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept: connection %v, error %v; want net.ErrClosed", got, err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(testwait.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection: %v, want it closed", err)
 	}
 }
 
