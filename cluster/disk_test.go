@@ -124,6 +124,7 @@ func TestCommitIndexIsStoredWithTheNextEntries(t *testing.T) {
 
 // Run of a node whose disk is damaged, or is not as it left it, ends with an error that says what is wrong.
 func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, tt := range []struct {
 		what   string
 		damage func(t *testing.T, dir string, s *store)
@@ -171,17 +172,7 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		cfg := Config{Node: "node1", Dir: dir, Bootstrap: bootstrap()}
-		c, stop := open(t, cfg)
-		ready(t, c)
-		if err := c.raft.Snapshot().Error(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := createGroup(t.Context(), c, "after the snapshot"); err != nil {
-			t.Fatal(err)
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
+		writeLog(t, cfg)
 		s, err := openStore(filepath.Join(dir, "raft.db"))
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +186,7 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 		if tt.edit != nil {
 			tt.edit(&cfg)
 		}
-		c, stop = open(t, cfg)
+		c, stop := open(t, cfg)
 		select {
 		case <-c.stopped:
 		case <-c.Ready():
@@ -203,6 +194,22 @@ func TestRunSaysWhatIsWrongOnDisk(t *testing.T) {
 		if err := stop(); (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: Run ended with %v, want an error that says %q", tt.what, err, tt.want)
 		}
+	}
+}
+
+// writeLog runs a cluster of one until it has a snapshot and an entry after it.
+func writeLog(t *testing.T, cfg Config) {
+	t.Helper()
+	c, stop := open(t, cfg)
+	ready(t, c)
+	if err := c.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := createGroup(t.Context(), c, "after the snapshot"); err != nil {
+		t.Fatal(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 // A node is expelled if at least half of the voters, itself included, refuse it.
 func TestHalfOfTheVotersMustRefuse(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, tt := range []struct {
 		voters, refuse int
 		enough         bool

@@ -36,6 +36,7 @@ func (s *circle) member(node ec2.NodeID, change func(*ec2.Node)) *state.PutNode 
 
 // A voter is expelled only if more than half of the other voters, which are left to decide, are reached.
 func TestExpulsionNeedsAMajorityOfTheOthers(t *testing.T) {
+	t.Parallel() // it mostly waits
 	for _, tt := range []struct {
 		voters  int
 		node    ec2.NodeID
