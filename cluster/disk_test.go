@@ -324,7 +324,6 @@ func TestBackupThatIsNotWholeIsAnError(t *testing.T) {
 		{"a file", inFile, as, false},
 		{"below a link to nowhere", filepath.Join(dangling, "raft"), as, false},
 		{"a name that is too long for a draft", filepath.Join(dir, strings.Repeat("x", 250)), as, false},
-		{"a directory with one entry", used, as, false},
 		{"a link, which cannot be replaced by a directory", link, as, false},
 		{"without a node", filepath.Join(dir, "raft"), state.Recover{}, false},
 		{"with a node", filepath.Join(dir, "raft"), as, true},
@@ -333,6 +332,9 @@ func TestBackupThatIsNotWholeIsAnError(t *testing.T) {
 		if (err == nil) != tt.ok || err != nil && (got != (Manifest{}) || !strings.HasPrefix(err.Error(), "restore a backup")) || err == nil && got != m {
 			t.Errorf("restore to %s: manifest %+v, error %v; want it restored: %v", tt.what, got, err, tt.ok)
 		}
+	}
+	if _, err := Restore(used, bytes.NewReader(file.Bytes()), as); err == nil || !strings.Contains(err.Error(), "already holds a log") {
+		t.Errorf("restore to a directory with one entry: %v, want that it already holds a log", err)
 	}
 	if drafts, err := filepath.Glob(filepath.Join(dir, "*.restore-*")); err != nil || len(drafts) > 0 {
 		t.Errorf("the drafts %v are left, error %v", drafts, err)
