@@ -109,6 +109,12 @@ func TestReadWaitsForTheIndexOfTheLeader(t *testing.T) {
 			t.Errorf("%s: calls of %s, view %v, error %v; want %s, an index of %d, error %q", tt.what, calls, view, err, tt.calls, before+tt.newer, tt.text)
 		}
 	}
+	asked.set(fixed(answer{Index: 1}))
+	for decided, want := range map[uint64]error{0: nil, 1000: ErrLogLost} {
+		if s.cfg.Decided = decided; !errors.Is(s.catchUp(t.Context()), want) || s.catchUp(ended(t)) == nil {
+			t.Errorf("a node that enforced entry %d catches up with a leader at entry 1, want %v; or with none", decided, want)
+		}
+	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	asked.set(fixed(answer{Index: 1000}))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,6 +53,23 @@ func TestClosedStoreReturnsErrors(t *testing.T) {
 	} {
 		if err == nil {
 			t.Errorf("%s with a closed store returned no error", what)
+		}
+	}
+}
+
+// An entry that cannot be decoded ends the replay, and a log that ends before the enforced index is reported.
+func TestReplayReportsWhatTheLogLacks(t *testing.T) {
+	for _, tt := range []struct {
+		last, decided uint64
+		err, warning  string
+	}{
+		{0, 0, "", ""}, {0, 5, "", "log on disk ends before the enforced index"}, {5, 5, "entry 1:", ""},
+	} {
+		var log bytes.Buffer
+		c := &Cluster{fsm: newFSM(), store: logOf(t, 1, tt.last), cfg: Config{Node: "node1", Decided: tt.decided, Logger: slog.New(slog.NewTextHandler(&log, nil))}}
+		err := c.replay(raft.NewInmemSnapshotStore())
+		if (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) || (log.Len() > 0) != (tt.warning != "") || !strings.Contains(log.String(), tt.warning) {
+			t.Errorf("%+v: error %v, log %q", tt, err, &log)
 		}
 	}
 }
