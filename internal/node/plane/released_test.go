@@ -41,6 +41,9 @@ func TestConnectionsOfAReleasedAddressAreDropped(t *testing.T) {
 
 	// A secondary address leaves: its connections are dropped at both ends, and no others.
 	w.Do(&state.UnassignPrivateAddresses{Account: planetest.Dev, Region: planetest.Region, Interface: server.ID, Addresses: []netip.Addr{more}})
+	if got := w.Plane.LostAt(w.VPC.VNI); got != w.View.Index() {
+		t.Errorf("after an address left the interface, an address last left a group at %d, want %d", got, w.View.Index())
+	}
 	has("without the secondary address", stays, server.Private, other.Private)
 	has("without the secondary address", server, stays.Private, other.Private)
 	// A change that releases nothing drops nothing.
