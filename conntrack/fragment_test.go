@@ -279,3 +279,19 @@ func TestFragmentTableIsBounded(t *testing.T) {
 		t.Errorf("a first fragment after Sweep: verdict %v, want %v", v, verdict.Forward)
 	}
 }
+
+// A lease may get another port, and so another zone. A later fragment of a datagram that the former
+// zone admitted is an orphan there.
+func TestRemovedZoneLeavesNoFragments(t *testing.T) {
+	tr := open(t, conntrack.Config{})
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	frag := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragID: 7, FragLen: 64, MoreFollow: true}
+	z.AdmitFragment(frag, conntrack.In, 0)
+	other.AdmitFragment(frag, conntrack.In, 0)
+	tr.RemoveZone(z)
+	z = tr.AddZone(1, conntrack.Timeouts{})
+	frag.HasL4, frag.FragOffset = false, 64
+	if v, w := z.Fragment(frag, conntrack.In, 0), other.Fragment(frag, conntrack.In, 0); v != verdict.OrphanFragment || w != verdict.Forward {
+		t.Errorf("later fragments: %v in the next zone of the lease, %v in another; want %v and %v", v, w, verdict.OrphanFragment, verdict.Forward)
+	}
+}
