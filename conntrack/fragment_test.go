@@ -50,8 +50,14 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 	}
 	tr := open(t, conntrack.Config{})
 	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	kept := 0
 	for id := range 5000 {
-		z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0)
+		if z.AdmitFragment(frag(uint16(id), 0, 64, true), conntrack.In, 0) == verdict.Forward {
+			kept++
+		}
+	}
+	if kept != 1024 {
+		t.Errorf("a zone has %d incomplete datagrams, want 1024", kept)
 	}
 	if v := z.AdmitFragment(frag(6000, 0, 64, true), conntrack.In, 0); v != verdict.FragmentsFull {
 		t.Errorf("first fragment beyond the zone's limit of datagrams: verdict %v, want %v", v, verdict.FragmentsFull)

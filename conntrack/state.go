@@ -97,7 +97,7 @@ func (e *entry) timeout(t *Timeouts) time.Duration {
 
 // ended reports whether both ends have closed the connection, or one has reset it.
 func (e *entry) ended() bool {
-	return e.protocol == packet.ProtocolTCP && (e.state == timeWait || e.state == closed)
+	return e.state == timeWait || e.state == closed // which only TCP has
 }
 
 // advance changes the state of a connection for its packet p of direction w, which the connection
