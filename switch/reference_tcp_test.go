@@ -148,10 +148,11 @@ func (t *refTCP) beginAgain() {
 	t.ends[refOriginal] = refEnd{seen: true, next: seq + 1, limit: seq + 1, window: uint64(max(1, window)), scale: scale, scales: scale != 0}
 }
 
-// forgetWindows makes the windows unknown: packets were dropped that may have moved them.
+// forgetWindows makes the windows unknown: packets were dropped that may have moved them. What each end
+// sent last is not forgotten, so that a repeated SYN is known.
 func (t *refTCP) forgetWindows() {
 	for w := range t.ends {
-		t.ends[w] = refEnd{scale: t.ends[w].scale, scales: t.ends[w].scales, acked: t.ends[w].acked, hasACKs: t.ends[w].hasACKs}
+		t.ends[w].seen, t.ends[w].window = false, 0
 	}
 }
 
