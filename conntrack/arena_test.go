@@ -217,3 +217,21 @@ func TestZoneAtItsCeilingEvictsNothing(t *testing.T) {
 		t.Errorf("%d connections, want the 1000 of one zone and the 128 of the other", u.Tracked)
 	}
 }
+
+// Adopted connections leave the other zones as much room as they did before.
+func TestAdoptedConnectionsUseTheSurplus(t *testing.T) {
+	c := inFile(t)
+	c.Ceiling = 640
+	tr := open(t, c)
+	z, other := tr.AddZone(1, conntrack.Timeouts{}), tr.AddZone(2, conntrack.Timeouts{})
+	for port := range uint16(200) {
+		admit(z, pkt(17, port, 53, 0), 0, conntrack.Admission{Revision: rules})
+	}
+	before := other.Allowance().Available
+	tr, _ = crashed(t, c)
+	other = tr.AddZone(2, conntrack.Timeouts{})
+	tr.AddZone(1, conntrack.Timeouts{})
+	if got := other.Allowance().Available; got != before || before != 640-200 {
+		t.Errorf("a zone beside one with 200 connections could open %d, and after the restart %d; want 440", before, got)
+	}
+}

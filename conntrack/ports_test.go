@@ -300,3 +300,19 @@ func TestPortsAreWatchedIfAnEntryIsMissingLater(t *testing.T) {
 	z.Renew(17, 53, 2000*second) // too late
 	lost(t, z, 53, 2000*second, false, false)
 }
+
+// A packet renews the range that holds its port, wherever that is among the lost ones, and no other.
+func TestPacketRenewsItsOwnRange(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	z.SetOpen(append(append(both(50, 50, 0), both(60, 60, 0)...), both(70, 70, 0)...), 0)
+	z.SetOpen(nil, 0)
+	z.Renew(6, 60, 100*second)
+	for port, want := range map[uint16]bool{50: false, 60: true, 70: false} {
+		if got, _ := z.Lost(6, port, 279*second); got != want {
+			t.Errorf("port %d is lost after 279 s: %v, want %v", port, got, want)
+		}
+	}
+	if got, _ := z.Lost(6, 60, 280*second); got {
+		t.Error("port 60 is lost for longer than 180 s after its last packet")
+	}
+}
