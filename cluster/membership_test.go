@@ -52,6 +52,7 @@ func TestExpulsionNeedsAMajorityOfTheOthers(t *testing.T) {
 		{3, "node2", nodeIDs("node3"), nil, true},
 		{4, "node2", nodeIDs("node3"), []state.Request{&state.FenceNode{Node: "node4"}}, true},
 		{5, "node2", nil, []state.Request{&state.FenceNode{Node: "node3"}, &state.RemoveNode{Node: "node4"}}, false},
+		{5, "node2", nil, []state.Request{&state.FenceNode{Node: "node3"}, &state.FenceNode{Node: "node4"}}, false},
 		{3, "node9", nodeIDs("node2", "node3"), nil, false},
 		{1, "node1", nil, nil, false}, // the State refuses it
 	} {
