@@ -210,7 +210,7 @@ func (e *entry) continues(p *packet.Packet, w way) bool {
 	sender, receiver := &e.ends[w], &e.ends[1-w]
 	next, window := p.TCPSeq+uint32(p.Len-p.Payload), uint32(p.TCPWindow)<<e.scale(w)
 	switch {
-	case before(sender.allowed, sender.next), next-sender.next > sender.allowed-sender.next, before(next, p.TCPSeq):
+	case before(sender.allowed, sender.next), next-sender.next > sender.allowed-sender.next:
 		return false
 	case before(p.TCPAck, sender.acked), before(receiver.next, p.TCPAck), receiver.next-p.TCPAck > maxAckDistance:
 		return false
