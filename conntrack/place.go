@@ -8,34 +8,46 @@ import (
 	"palisade/internal/prefetch"
 )
 
-// A Place is the memory where the connection of a queued packet probably is. Tens of
-// thousands of connections fit in no cache, so each lookup waits for memory. The waits of a
-// batch overlap if the poller calls Seek for all its packets, then Fetch for all, and then
-// judges one packet after the other.
+// A Place is where the connection of a queued packet is sought. Tens of thousands of connections fit
+// in no cache, so each lookup waits for memory: first for the link in the index, then for the entry.
+// The waits of a batch overlap if the poller calls Seek for all its packets, then Fetch for all, and
+// then judges one packet after the other.
 //
-// A Place is only a hint. When it is used, its slot may be free or hold another connection.
-type Place struct{ entry *entry }
+// A Place is only a hint. When the packet is judged, its connection may be elsewhere or gone.
+type Place struct {
+	shard *shard
+	hash  uint64
+}
 
-// IdentifyFlow is Identify for a flow whose packet has not been decoded.
+// IdentifyFlow is Identify for a TCP or UDP flow whose packet has not been decoded.
 func (z *Zone) IdentifyFlow(u *Tuple, f packet.Flow) { *u = z.tracker.tuple(f, 0) }
 
-// Seek returns the place of a tuple in the zone; the zero Place if there is none. It takes
-// no lock.
+// Seek returns the place of a tuple in the zone, and makes the processor load the beginning of its
+// chain. It takes no lock and waits for no memory.
 func (z *Zone) Seek(u *Tuple) Place {
 	failpoint.Reach()
 	hash, s := z.tracker.home(u.hash, z.salt)
-	slot := s.index.seek(hash)
-	if slot == none {
-		return Place{}
-	}
-	return Place{&s.slots[slot]}
+	prefetch.Line(unsafe.Pointer(s.index.chain(hash)))
+	return Place{s, hash}
 }
 
-// Fetch makes the processor load the place into its cache. It does not wait for the load.
+// Fetch makes the processor load the connection of the place, if there is one. It takes no lock, and
+// does not wait for the connection.
 func (p Place) Fetch() {
-	if p.entry == nil {
-		return
+	if e := p.entry(); e != nil {
+		prefetch.Line(unsafe.Pointer(e))
+		prefetch.Line(unsafe.Pointer(&e.state)) // the second of the entry's two cache lines
 	}
-	prefetch.Line(unsafe.Pointer(p.entry))
-	prefetch.Line(unsafe.Pointer(&p.entry.state)) // the second of the entry's two cache lines
+}
+
+// entry returns the entry that is probably the connection's; nil if there is none.
+func (p Place) entry() *entry {
+	if p.shard == nil {
+		return nil
+	}
+	slot := p.shard.index.seek(p.hash)
+	if slot == none {
+		return nil
+	}
+	return &p.shard.slots[slot]
 }

@@ -110,46 +110,6 @@ func TestEqualFlowsInTwoZonesAreTwoConnections(t *testing.T) {
 	}
 }
 
-// Seek takes no lock and changes nothing, also while another goroutine adds connections.
-func TestSeekIsSafeWhileConnectionsAreAdded(t *testing.T) {
-	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
-	p := pkt(17, 1000, 53, 0)
-	var u conntrack.Tuple
-	z.IdentifyFlow(&u, p.Flow)
-	unknown := z.Seek(&u)
-	unknown.Fetch()
-	if unknown != (conntrack.Place{}) {
-		t.Error("an unknown connection has a place")
-	}
-	admit(z, p, 0, conntrack.Admission{Revision: rules})
-	place := z.Seek(&u)
-	if place == unknown {
-		t.Error("a recorded connection has no place")
-	}
-	answer := u
-	z.IdentifyFlow(&answer, back(p, 0).Flow)
-	if z.Seek(&answer) != place {
-		t.Error("the replies of a connection have another place than its packets")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for port := range uint16(5000) {
-			admit(z, pkt(17, port+2000, 53, 0), 0, conntrack.Admission{Revision: rules})
-		}
-	}()
-	var other conntrack.Tuple
-	for i := 0; ; i++ {
-		z.IdentifyFlow(&other, pkt(17, uint16(2000+i%5000), 53, 0).Flow)
-		z.Seek(&other).Fetch()
-		select {
-		case <-done:
-			return
-		default:
-		}
-	}
-}
-
 func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
 	p := pkt(17, 1000, 53, 0)
@@ -171,16 +131,5 @@ func TestIdentifyFollowsARewrittenAddress(t *testing.T) {
 	p.Flow.Src = own
 	if got := status(); got != conntrack.Live {
 		t.Errorf("the packet with its own source again: status %v, want %v", got, conntrack.Live)
-	}
-}
-
-// IdentifyFlow does not know the type of an ICMP message, and takes it for the answer to a ping.
-func TestAnswerToAPingHasAPlace(t *testing.T) {
-	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
-	admit(z, echo(bob, alice, 7, packet.ICMPEcho), 0, conntrack.Admission{Revision: rules})
-	var u conntrack.Tuple
-	z.IdentifyFlow(&u, echo(alice, bob, 7, packet.ICMPEchoReply).Flow)
-	if z.Seek(&u) == (conntrack.Place{}) {
-		t.Error("the answer to a ping has no place")
 	}
 }
