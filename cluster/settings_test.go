@@ -240,6 +240,35 @@ func startGossip(t *testing.T, s *circle, free bool) (c *Cluster, stop func() er
 	return c, stop
 }
 
+// A node that joins waits until its leader reaches it. It begins no cluster of its own.
+func TestJoiningNodeBeginsNoCluster(t *testing.T) {
+	s := newCircle(t, 2, nil)
+	id, log := s.neighbours["node2"].id, slog.New(slog.DiscardHandler)
+	p, err := peer.New(peer.Config{Identity: id, Listen: anyPort, Nodes: s.Directory(), Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{Node: "node2", Dir: t.TempDir(), Peer: p, PeerAddress: p.Addr().String(), Identity: id, Join: true, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	select {
+	case <-c.started:
+		if role, servers := c.Role(), c.servers().Servers; role != "non-voter" || len(servers) > 0 {
+			t.Errorf("the node has the role %q in a cluster of %v, want non-voter in none", role, servers)
+		}
+	case err := <-done:
+		t.Fatalf("Run: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
 // Gossip that cannot use its address ends Run with the reason.
 func TestRunEndsIfGossipCannotBegin(t *testing.T) {
 	c, stop := startGossip(t, newCircle(t, 1, nil), false)

@@ -76,6 +76,16 @@ func TestLeaderProposesSweepWhenDue(t *testing.T) {
 	})
 }
 
+// A cluster of one writes no Sweep while nothing waits for one.
+func TestClusterOfOneSweepsOnlyWhatIsDue(t *testing.T) {
+	c, _ := open(t, Config{Dir: t.TempDir()})
+	ready(t, c)
+	before := c.View().Index()
+	if err := new(sweeper).sweep(t.Context(), c); err != nil || c.View().Index() != before {
+		t.Errorf("a sweep with nothing to free: index %d, error %v; want index %d", c.View().Index(), err, before)
+	}
+}
+
 // A Sweep is proposed once when something is due, and not else.
 func TestSweepIsProposedOnlyWhenDue(t *testing.T) {
 	s := startLeader(t)

@@ -3,6 +3,8 @@ package conntrack
 import (
 	"math/bits"
 	"sync/atomic"
+
+	"palisade/internal/failpoint"
 )
 
 // none ends a chain and a free list. It is no link, because no slot's number has all bits set.
@@ -56,6 +58,7 @@ func (x *index) setNext(slot, link uint32) { atomic.StoreUint32(&x.next[slot], l
 // seek returns a slot that probably has the entry of a hash; none if there is none. It takes no
 // lock, so the slot may be freed or used for another entry at any time.
 func (x *index) seek(hash uint64) uint32 {
+	failpoint.Reach()
 	const furthest = 8 // links change while seek follows them, so it could follow them for ever
 	link := atomic.LoadUint32(x.chain(hash))
 	for range furthest {

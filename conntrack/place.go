@@ -42,6 +42,7 @@ func (p Place) Fetch() {
 
 // entry returns the entry that is probably the connection's; nil if there is none.
 func (p Place) entry() *entry {
+	failpoint.Reach()
 	if p.shard == nil {
 		return nil
 	}
