@@ -213,14 +213,18 @@ func TestGossipRunsWithItsCluster(t *testing.T) {
 // startGossip runs a cluster of one with the identity of s, which gossips on a port that is free, or is not.
 func startGossip(t *testing.T, s *circle, free bool) (c *Cluster, stop func() error) {
 	t.Helper()
-	p, err := peer.New(peer.Config{Identity: s.cfg.Identity, Listen: anyPort, Nodes: s.Directory(), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	gossips := netip.AddrPortFrom(p.Addr().Addr(), p.Addr().Port()+1)
-	taken, err := net.ListenPacket("udp", gossips.String())
-	if err != nil {
-		t.Skipf("another process has the port: %v", err)
+	var p *peer.Peer
+	var gossips netip.AddrPort
+	var taken net.PacketConn
+	for taken == nil { // until the port after the peer's is free
+		var err error
+		if p, err = peer.New(peer.Config{Identity: s.cfg.Identity, Listen: anyPort, Nodes: s.Directory(), Logger: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Fatal(err)
+		}
+		gossips = netip.AddrPortFrom(p.Addr().Addr(), p.Addr().Port()+1)
+		if taken, err = net.ListenPacket("udp", gossips.String()); err != nil {
+			runPeer(t, p)() // closes it
+		}
 	}
 	t.Cleanup(func() { taken.Close() })
 	if free {
