@@ -4,7 +4,7 @@
 //
 // A Tracker holds the connections of one node in a file that outlives the process. A Zone
 // holds those of one interface: the same five-tuple at two interfaces is two connections.
-// The pipeline calls Observe for every packet. If the answer is New, the pipeline asks the
+// The pipeline calls Observe for every packet. If the answer is New or Reused, it asks the
 // rules, and Admit records a connection that they allow. Related judges ICMP errors,
 // AdmitFragment and Fragment judge fragments.
 //
