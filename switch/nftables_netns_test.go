@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/internal/netns"
 	"palisade/internal/netns/netnstest"
@@ -235,9 +236,14 @@ func TestConnectionsAgreeWithNetfilter(t *testing.T) {
 }
 
 // newNFTBed returns a switch with the web and, behind another port, all its peers, whose own rules
-// admit everything.
+// admit everything. It has room for the connections of all packets, which come within minutes.
 func newNFTBed(t *testing.T) *testbed {
-	b := newTestbed(t)
+	const room = 1 << 20
+	tracker, err := conntrack.Open(conntrack.Config{Capacity: room, Ceiling: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newTestbedOn(t, tracker)
 	b.view["1peers"] = &ec2.Group{ID: "1peers", Name: "1peers"}
 	e := b.sw.Edit(2)
 	b.place(e, 1, "1peers", Endpoint{Epoch: 11, Address: addr("10.10.255.5"), Unchecked: true}, "1peers")
