@@ -28,10 +28,7 @@ type VPCStatus struct {
 // vpcs lists the networks of the state that this node enforces, EC2-Classic first.
 func (s *Server) vpcs() []VPCStatus {
 	all := []VPCStatus{}
-	view := s.Plane.View()
-	if view == nil {
-		return all
-	}
+	view := s.Cluster.View() // the Plane's may lack the change that the caller has just made
 	count := map[ec2.VNI]int{}
 	for eni := range view.Interfaces() {
 		if eni.State != ec2.Idle {
