@@ -239,11 +239,7 @@ func TestConnectionsAgreeWithNetfilter(t *testing.T) {
 // admit everything. It has room for the connections of all packets, which come within minutes.
 func newNFTBed(t *testing.T) *testbed {
 	const room = 1 << 20
-	tracker, err := conntrack.Open(conntrack.Config{Capacity: room, Ceiling: room})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newTestbedOn(t, tracker)
+	b := newTestbedWith(t, conntrack.Config{Capacity: room, Ceiling: room})
 	b.view["1peers"] = &ec2.Group{ID: "1peers", Name: "1peers"}
 	e := b.sw.Edit(2)
 	b.place(e, 1, "1peers", Endpoint{Epoch: 11, Address: addr("10.10.255.5"), Unchecked: true}, "1peers")

@@ -148,11 +148,7 @@ func TestUplinkIsNeverShut(t *testing.T) {
 // reading a connection faults. The switch drops the frame and keeps running.
 func TestFaultInConnectionFileDropsTheFrame(t *testing.T) {
 	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	tracker, err := conntrack.Open(conntrack.Config{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newTestbedOn(t, tracker)
+	b := newTestbedWith(t, conntrack.Config{Path: path})
 	b.rules("app", permit(ec2.UDP, 53, 60, "web")) // tracked
 	if err := os.Truncate(path, 0); err != nil {
 		t.Fatal(err)

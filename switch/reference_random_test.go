@@ -83,11 +83,7 @@ type refBed struct {
 
 func newRefBed(t testing.TB, c conntrack.Config, strict bool) *refBed {
 	t.Helper()
-	tracker, err := conntrack.Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &refBed{testbed: newTestbedOn(t, tracker), zones: map[string]*reference{}, now: 1_000_000 * time.Second}
+	b := &refBed{testbed: newTestbedWith(t, c), zones: map[string]*reference{}, now: 1_000_000 * time.Second}
 	e := b.sw.Edit(1)
 	e.now = b.now
 	n := *b.sw.Snapshot().networks[1]

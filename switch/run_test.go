@@ -107,11 +107,7 @@ func hasThreadOf(t *testing.T, nice int) bool {
 // logged, and at the end all goroutines have ended and all descriptors are closed.
 func TestRunForwardsUntilItEnds(t *testing.T) {
 	path := filepath.Join(bootfiletest.Dir(t), "arena")
-	tracker, err := conntrack.Open(conntrack.Config{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := newTestbedOn(t, tracker)
+	b := newTestbedWith(t, conntrack.Config{Path: path})
 	b.rules("app", permit(ec2.UDP, 53, 60, "web")) // tracked
 	logged := make(chan struct{}, 10)
 	b.sw.panics.reports <- func() { logged <- struct{}{} }

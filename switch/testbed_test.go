@@ -122,7 +122,12 @@ func permit(protocol ec2.Protocol, from, to int, source string) ec2.Rule {
 
 func newTestbed(t testing.TB) *testbed {
 	t.Helper()
-	tracker, err := conntrack.Open(conntrack.Config{})
+	return newTestbedWith(t, conntrack.Config{})
+}
+
+func newTestbedWith(t testing.TB, c conntrack.Config) *testbed {
+	t.Helper()
+	tracker, err := conntrack.Open(c)
 	if err != nil {
 		t.Fatal(err)
 	}
