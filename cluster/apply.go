@@ -118,7 +118,7 @@ func (c *Cluster) stillLeads(ctx context.Context, term uint64) error {
 		}
 		return err
 	}
-	if term != c.raft.CurrentTerm() { // it is 0 before the takeover, and Raft's never is
+	if term != c.raft.CurrentTerm() { // it is 0 before the takeover; a leader's term in Raft is not
 		return ErrNotLeader
 	}
 	return nil

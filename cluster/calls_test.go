@@ -162,10 +162,10 @@ func TestApplyReturnsWhatTheLeaderAnswers(t *testing.T) {
 			t.Errorf("%s: calls of %s, index %d, error %v, refusals %v; want %s, %d, %v, %s", tt.what, calls, index, err, refused, tt.calls, tt.index, tt.is, tt.noted)
 		}
 	}
-	s.cfg.Refused = nil // nobody wants to know
+	s.cfg.Refused = nil // so no function is called
 	asked.set(fixed(answer{Error: code}))
 	if _, _, err := s.Apply(t.Context(), state.Command{Request: &state.Sweep{}, Audit: &ec2.Audit{}}); !isCode(err, code.Code) {
-		t.Errorf("refused, and nobody wants to know: %v, want %v", err, code)
+		t.Errorf("refused, without a function to call: %v, want %v", err, code)
 	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -272,7 +272,7 @@ func fenceNode2(t *testing.T) []byte {
 	return data
 }
 
-// A leader that has lost its followers answers no read: it cannot know that nobody else leads. Of a command that
+// A leader that has lost its followers answers no read: another node may lead. Of a command that
 // it had proposed it says that the outcome is unknown.
 func TestLeaderThatIsLostWhileItAsksDoesNotAnswer(t *testing.T) {
 	t.Parallel() // it mostly waits

@@ -65,7 +65,7 @@ type neighbour struct {
 	caughtUp atomic.Bool // its answer to methodApplied
 
 	mu     sync.Mutex
-	refuse bool // it admits nobody
+	refuse bool // it admits no node
 	judged int  // how often it refused or admitted a connection
 }
 
@@ -81,7 +81,7 @@ func (n *neighbour) Check(string, []byte) error {
 	return nil
 }
 
-// refuses sets whether the neighbour admits nobody, closes its connections and begins to count again.
+// refuses sets whether the neighbour refuses all nodes. It also closes the connections and sets the count to 0.
 func (n *neighbour) refuses(refuse bool) {
 	n.mu.Lock()
 	n.refuse, n.judged = refuse, 0

@@ -47,7 +47,7 @@ func TestHalfOfTheVotersMustRefuse(t *testing.T) {
 	}
 }
 
-// A voter that does not answer refuses nobody.
+// A voter that does not answer does not count as one that refuses.
 func TestSilentVotersDoNotRefuse(t *testing.T) {
 	t.Parallel() // it mostly waits
 	s := newCircle(t, 3, func(_ ec2.NodeID, p *peer.Peer) {

@@ -156,8 +156,8 @@ func TestNewChecksItsConfigAndFillsDefaults(t *testing.T) {
 	}
 }
 
-// After its entries the leader writes one barrier, so that all nodes apply them at once. Nobody else does, nor a
-// leader without others.
+// After its entries the leader writes one barrier, so that all nodes apply them at once. Other nodes do not, nor
+// does a leader without others.
 func TestOnlyTheLeaderOfOthersWritesBarriers(t *testing.T) {
 	for voters, barriers := range map[int]uint64{1: 0, 2: 1} {
 		s := newCircle(t, voters, nil)
@@ -195,7 +195,7 @@ func TestGossipRunsWithItsCluster(t *testing.T) {
 	if down, changed := s.Down(); down != nil || changed != nil {
 		t.Error("a cluster without gossip knows who is down")
 	}
-	s.SetPresence(nil) // nobody hears it
+	s.SetPresence(nil) // there is no gossip to send it
 	c, stop := startGossip(t, s, true)
 	defer stop()
 	key := make([]byte, 32)

@@ -25,10 +25,10 @@ type VPCStatus struct {
 	Interfaces int           `json:"interfaces"` // with a lease
 }
 
-// vpcs lists the networks of the state that this node enforces, EC2-Classic first.
+// vpcs lists the networks of the newest state that this node has, EC2-Classic first.
 func (s *Server) vpcs() []VPCStatus {
 	all := []VPCStatus{}
-	view := s.Cluster.View() // the Plane's may lack the change that the caller has just made
+	view := s.Cluster.View() // the Plane's may lack a change that the caller has just made
 	count := map[ec2.VNI]int{}
 	for eni := range view.Interfaces() {
 		if eni.State != ec2.Idle {
