@@ -294,7 +294,7 @@ func TestNetworkToolsWorkInside(t *testing.T) {
 	for _, tt := range []struct{ argv, want string }{
 		{"ping -n -c 1 -W 50 10.200.7.1", "1 received"},
 		{"nmap -n -Pn -sS -p 22 10.200.7.1", "22/tcp closed"},
-		{"tcpdump -n -i eth0 -c 1 --immediate-mode icmp & sleep=$!; while kill -0 $sleep 2>/dev/null; do ping -n -c 1 -W 1 10.200.7.1 >/dev/null; done", "ICMP echo request"},
+		{"tcpdump -n -i eth0 -c 1 --immediate-mode 'icmp[icmptype] = icmp-echo' & sleep=$!; while kill -0 $sleep 2>/dev/null; do ping -n -c 1 -W 1 10.200.7.1 >/dev/null; done", "ICMP echo request"},
 		{"echo words > /dev/stderr; echo words > /dev/stdout", "words\nwords"},
 	} {
 		out, code := inside(t, s, "timeout", "50", "sh", "-c", tt.argv)

@@ -238,9 +238,9 @@ func TestRotationWaitsForNodeThatIsAway(t *testing.T) {
 			t.Errorf("%s: done %t, %q; want only %s not reached", n.Node, n.Done, n.Why, away.config.Name)
 		}
 	}
-	if !strings.Contains(strings.Join(leader.log.last(), "\n"), "waits for "+string(away.config.Name)) {
-		t.Errorf("the log of the leader does not say that it waits for %s", away.config.Name)
-	}
+	m.until("the leader's log says that it waits for "+string(away.config.Name), func() bool {
+		return strings.Contains(strings.Join(leader.log.last(), "\n"), "waits for "+string(away.config.Name))
+	})
 	again, err := request[control.RotateAnswer](t, leader, "POST", "/v1/cluster/rotate", control.RotateRequest{Kind: ec2.GossipKey})
 	if err != nil || !again.Resumed {
 		t.Errorf("a second request: %+v, %v; want it to resume the rotation", again, err)
