@@ -26,7 +26,7 @@ func TestReadmeCommandsPrintWhatReadmeShows(t *testing.T) {
 	l := labtest.New(t, labtest.Build(t), fmt.Sprintf("readme%d", os.Getpid()))
 	port := labtest.FreePort(t)
 	shell := newShell(t, l, port)
-	names := strings.NewReplacer(" cache", " "+l.Name+"cache", "--lab lab ", "--lab "+l.Name+" ", ":8773", fmt.Sprintf(":%d", port))
+	names := strings.NewReplacer(" cache", " "+l.Name+"cache", "--lab lab ", "--lab "+l.Name+" ", "Lab lab ", "Lab "+l.Name+" ", ":8773", fmt.Sprintf(":%d", port))
 	all, _ := readTranscripts(t)
 	if len(all) < 25 {
 		t.Fatalf("README.md has %d commands, want 25 or more", len(all))

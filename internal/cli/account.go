@@ -31,7 +31,7 @@ func newAccountCommand() *cobra.Command {
 	// The lab is named with --lab, not with --name as in other commands: `account create` has
 	// a flag --name for the account.
 	cmd.PersistentFlags().StringVar(&choice.config, "config", "", "ask the node with this configuration `FILE`")
-	cmd.PersistentFlags().StringVar(&choice.lab, "lab", "lab", "ask a node of the lab `NAME`")
+	labFlag(cmd.PersistentFlags(), &choice.lab, "lab", "ask a node of the lab `NAME`")
 	cmd.PersistentFlags().StringVar(&choice.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
 	cmd.PersistentFlags().BoolVar(&choice.json, "json", false, "print JSON")
 	keys := &cobra.Command{Use: "keys", Short: "Access keys of an account", RunE: helpOrUnknown}

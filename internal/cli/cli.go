@@ -6,6 +6,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"palisade/cluster"
 	"palisade/internal/instance"
@@ -55,6 +57,12 @@ func Main(args []string) int {
 
 // A usageError is a mistake in the command line.
 type usageError struct{ error }
+
+// labFlag adds the flag that names the lab. Its default is the lab that the shell uses, by `palisade lab env`,
+// or the one named lab.
+func labFlag(flags *pflag.FlagSet, to *string, flag, usage string) {
+	flags.StringVar(to, flag, cmp.Or(os.Getenv(lab.NameVariable), "lab"), usage)
+}
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{

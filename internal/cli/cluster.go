@@ -52,7 +52,7 @@ func (c *nodeChoice) flags(cmd *cobra.Command) {
 // nodeFlags adds the flags that choose a node.
 func (c *nodeChoice) nodeFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.config, "config", "", "ask the node with this configuration `FILE`")
-	cmd.Flags().StringVar(&c.lab, "name", "lab", "ask a node of the lab `NAME`")
+	labFlag(cmd.Flags(), &c.lab, "name", "ask a node of the lab `NAME`")
 	cmd.Flags().StringVar(&c.node, "node", "", "ask this `NODE` of the lab (default: the first that answers)")
 }
 

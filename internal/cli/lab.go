@@ -25,7 +25,8 @@ func newLabCommand() *cobra.Command {
   palisade lab down`,
 		RunE: helpOrUnknown,
 	}
-	name := cmd.PersistentFlags().String("name", "lab", "the lab's `NAME`")
+	name := new(string)
+	labFlag(cmd.PersistentFlags(), name, "name", "the lab's `NAME`")
 	cmd.AddCommand(newLabUp(name), newLabEnv(name), newLabStatus(name), newLabExec(name),
 		newLabNode(name, "kill NODE", "Kill a node's daemon; its instances keep running", (*lab.Lab).KillNode),
 		newLabNode(name, "start NODE", "Start a node's daemon again and wait until it is ready", (*lab.Lab).StartNode),
@@ -72,7 +73,7 @@ func newLabUp(name *string) *cobra.Command {
 				return err
 			}
 			suffix := ""
-			if l.Name != "lab" {
+			if l.Name != cmd.Flag("name").DefValue {
 				suffix = " --name " + l.Name
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "Lab %s is up. Next: eval \"$(palisade lab env%s)\"\n", l.Name, suffix)
@@ -268,7 +269,13 @@ func newLabDown(name *string) *cobra.Command {
 		Use:   "down",
 		Short: "Stop the lab and remove all its processes, namespaces and files",
 		Args:  usageArgs(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return lab.Down(cmd.Context(), *name) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := lab.Down(cmd.Context(), *name); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "Lab %s is down\n", *name)
+			return nil
+		},
 	}
 }
 

@@ -31,7 +31,7 @@ type observer struct {
 }
 
 func (o *observer) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.name, "name", "lab", "ask the nodes of the lab `NAME`")
+	labFlag(cmd.Flags(), &o.name, "name", "ask the nodes of the lab `NAME`")
 	cmd.Flags().StringVar(&o.socket, "socket", "", "ask only the node whose control socket is `PATH`")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 }

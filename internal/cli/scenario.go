@@ -77,7 +77,7 @@ deleting the resources of its accounts in the lab.`,
 			return scenarios.PlayAll(cmd.Context(), stories, c)
 		},
 	}
-	cmd.Flags().StringVar(&lab, "name", "lab", "the lab's `NAME`")
+	labFlag(cmd.Flags(), &lab, "name", "the lab's `NAME`")
 	cmd.Flags().BoolVar(&step, "step", false, "wait for Enter before each step")
 	return cmd
 }

@@ -88,7 +88,11 @@ func Open(name string) (*Lab, error) {
 	l := &Lab{Name: name}
 	data, err := os.ReadFile(l.path("lab.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no lab %s; palisade lab up --name %s makes it", name, name)
+		why := ""
+		if os.Getenv(NameVariable) == name {
+			why = ", which " + NameVariable + " names"
+		}
+		return nil, fmt.Errorf("there is no lab %s%s; palisade lab up --name %s makes it", name, why, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open lab %s: %w", name, err)
