@@ -45,6 +45,7 @@ var notFound = map[string]struct{ code, text string }{
 	"eipalloc": {"InvalidAllocationID.NotFound", "The allocation ID '%s' does not exist"},
 	"key":      {"InvalidKeyPair.NotFound", "The key pair ID '%s' does not exist"},
 	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
+	"aclassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 }

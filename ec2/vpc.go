@@ -16,7 +16,7 @@ type VPC struct {
 
 	RouteTable RouteTableID // the main table, for each subnet without an association
 	Group      GroupID      // the group named default
-	ACL        string       // "acl-…", id of the network ACL, which admits everything
+	ACL        string       // "acl-…", id of its NetworkACL
 
 	DNSSupport   bool
 	DNSHostnames bool

@@ -38,6 +38,7 @@ type frame struct {
 	tuple  conntrack.Tuple // of pkt; set by observe
 	dst    *Endpoint       // the interface with the destination address in the sender's network; nil: none
 	from   firewall.Source // the source as the receiver's rules see it
+	sender *Endpoint       // the interface that sent it; nil if it comes through a public address
 	// viaGateway: the packet crosses the gateway, so the receiver sees the gateway's MAC address.
 	viaGateway bool
 

@@ -14,7 +14,7 @@ import (
 // f.batch.joined packets, joined after the read. receive runs on in's poller.
 func (f *frame) receive(in *Port, n int) {
 	failpoint.Reach()
-	f.in, f.from, f.viaGateway = in, firewall.Source{}, false
+	f.in, f.from, f.sender, f.viaGateway = in, firewall.Source{}, nil, false
 	f.batch.currentBytes, f.pkt.Segments = n, 0
 	at, v := f.forward(f.buffer[:n])
 	if v != verdict.Forward {
@@ -90,7 +90,7 @@ func (f *frame) peer() firewall.Source {
 // interface of the network, the owner of a public address, or the router behind the uplink.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
-	f.from = firewall.Source{Addr: f.pkt.Flow.Src}
+	f.from, f.sender = firewall.Source{Addr: f.pkt.Flow.Src}, a.Endpoint
 	if a.Endpoint.Owns(f.pkt.Flow.Src) {
 		f.from.Groups = a.Endpoint.Groups
 	}
@@ -107,6 +107,9 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 		}
 		if !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !a.subnet.contains(dst)) {
 			return f.in, f.misaddressed()
+		}
+		if a.subnet.DropsOut && !a.subnet.contains(dst) {
+			return f.in, f.deniedByACL(a, conntrack.Out)
 		}
 	}
 	if v, ok := f.checkTunnelMTU(a, owner); !ok {
@@ -141,6 +144,9 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	if !f.viaGateway {
 		return f.in, f.misaddressed()
 	}
+	if a.subnet.DropsOut {
+		return f.in, f.deniedByACL(a, conntrack.Out)
+	}
 	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
 		return f.in, v
 	}
@@ -154,7 +160,7 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 		}
 		packet.RewriteSource(f.bytes(), p, public)
 		packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
-		f.from = firewall.Source{Addr: p.Flow.Src}
+		f.from, f.sender = firewall.Source{Addr: p.Flow.Src}, nil
 		return f.deliverFromInternet(f.snapshot.networks[owner.network], owner)
 	}
 	up := f.snapshot.uplink
@@ -279,6 +285,9 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	if v, ok := f.ready(a); !ok {
 		return to.Port, v
 	}
+	if a.subnet.DropsIn && (f.sender == nil || !a.subnet.contains(f.sender.Address)) {
+		return to.Port, f.deniedByACL(a, conntrack.In)
+	}
 	if v := f.judge(a, conntrack.In, f.from); v != verdict.Forward {
 		return to.Port, v
 	}
@@ -293,6 +302,12 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 // Each dropping verdict is made by one function. Those below have several callers.
 
 func (f *frame) unreachable() verdict.Verdict { return verdict.NoRoute }
+
+// deniedByACL returns the verdict of a packet that a network ACL keeps from leaving or entering the
+// subnet of an interface.
+func (f *frame) deniedByACL(a *Attachment, d conntrack.Direction) verdict.Verdict {
+	return f.traced(a, d, verdict.ACLDenied)
+}
 
 func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
 

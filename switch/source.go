@@ -59,7 +59,7 @@ func (f *frame) badSource() verdict.Verdict { return verdict.BadSource }
 // instance of this node. A node may send only from interfaces that are leased to it, and an
 // interface only from its own addresses, unless it forwards for others.
 //
-// It also sets f.from, the source as the receiver's rules see it: the interface with its groups; or
+// It also sets f.sender, and f.from, the source as the receiver's rules see it: the interface with its groups; or
 // its public address without groups (fromPublic), which reaches public addresses only; or, from an
 // interface that forwards for others, any address without groups.
 func (f *frame) checkOrigin() (fromPublic bool, v verdict.Verdict, ok bool) {
@@ -69,17 +69,19 @@ func (f *frame) checkOrigin() (fromPublic bool, v verdict.Verdict, ok bool) {
 	if p.EtherType == packet.EtherTypeARP {
 		address = p.ARPSenderIP
 	}
-	f.from = firewall.Source{Addr: address}
+	f.from, f.sender = firewall.Source{Addr: address}, nil
 	n := f.snapshot.networks[VNI(f.origin.VNI)]
 	switch {
 	case n == nil:
 		return false, verdict.TunnelForeign, false
 	case f.isOrigin(n.Find(address)):
-		f.from.Groups = n.Find(address).Groups
+		f.sender = n.Find(address)
+		f.from.Groups = f.sender.Groups
 		return false, verdict.Unset, true
 	case f.isOrigin(f.snapshot.Public(address)):
 		return true, verdict.Unset, true
 	case f.isOrigin(n.unchecked[p.SrcMAC]) && p.EtherType != packet.EtherTypeARP && !unroutable(address):
+		f.sender = n.unchecked[p.SrcMAC]
 		return false, verdict.Unset, true
 	}
 	return false, verdict.TunnelForeign, false

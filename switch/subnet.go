@@ -15,6 +15,9 @@ type Subnet struct {
 	// Routes lead to addresses outside of the Network's Prefix. The longest prefix decides. A
 	// packet without a route is dropped.
 	Routes []Route
+	// DropsIn and DropsOut say that the network ACL of the Subnet denies every packet that enters it,
+	// or that leaves it. They do not concern packets within the Subnet.
+	DropsIn, DropsOut bool
 
 	routes *bart.Table[Target]
 }

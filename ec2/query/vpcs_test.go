@@ -69,7 +69,8 @@ func TestDialogsCoverEveryNetworkAction(t *testing.T) {
 		CreateRouteTable DeleteRouteTable DescribeRouteTables CreateRoute ReplaceRoute DeleteRoute
 		AssociateRouteTable DisassociateRouteTable ReplaceRouteTableAssociation
 		AllocateAddress ReleaseAddress AssociateAddress DisassociateAddress DescribeAddresses DescribeAddressesAttribute
-		DescribeNetworkAcls CreateTags DeleteTags DescribeTags DescribeAccountAttributes DescribeAvailabilityZones`) {
+		DescribeNetworkAcls CreateNetworkAclEntry ReplaceNetworkAclEntry DeleteNetworkAclEntry ReplaceNetworkAclAssociation
+		CreateTags DeleteTags DescribeTags DescribeAccountAttributes DescribeAvailabilityZones`) {
 		if !strings.Contains(outcomes[action], "<") || !strings.Contains(outcomes[action], "!") {
 			t.Errorf("%s has the outcomes %q in the dialogs, want successes (<) and errors (!)", action, outcomes[action])
 		}

@@ -23,6 +23,7 @@ type Changes struct {
 	Subnets     []Change[ec2.Subnet]
 	RouteTables []Change[ec2.RouteTable]
 	Gateways    []Change[ec2.InternetGateway]
+	ACLs        []Change[ec2.NetworkACL]
 }
 
 // lists returns a merge for each list of Changes. A new list of Changes also needs a line here.
@@ -35,6 +36,7 @@ func (c *Changes) lists() []rowMerge {
 		newMerge(&c.Nodes, tableNode, func(n *ec2.Node) string { return string(n.ID) }),
 		newMerge(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
 		newMerge(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
+		newMerge(&c.ACLs, tableACL, func(a *ec2.NetworkACL) string { return a.ID }),
 		newMerge(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
 	}
 }

@@ -31,6 +31,7 @@ const (
 	tableRoutes    = "routetable"
 	tableElastic   = "elastic"
 	tableTag       = "tag"
+	tableACL       = "acl"
 	tableAudit     = "audit"
 	tableSignature = "signature"
 
@@ -111,6 +112,7 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexOwner, auditPositionOf)),
 	tableAuditRing: table(tableAuditRing, func(r *ec2.AuditRing) string { return key(r.Account) },
 		unique(indexLength, auditLength)),
+	tableACL: table(tableACL, func(x *ec2.NetworkACL) string { return key(x.ID) }),
 	tableTag: table(tableTag, func(x *ec2.Tag) string { return key(x.Resource) + key(x.Key) },
 		many(indexOwner, func(x *ec2.Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}

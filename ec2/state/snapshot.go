@@ -62,6 +62,7 @@ var snapshotTables = []struct {
 	{tableRoutes, func() any { return new(ec2.RouteTable) }},
 	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
 	{tableTag, func() any { return new(ec2.Tag) }},
+	{tableACL, func() any { return new(ec2.NetworkACL) }},
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
 	{tableSignature, func() any { return new(Signature) }},
 	{tableAuditRing, func() any { return new(ec2.AuditRing) }},

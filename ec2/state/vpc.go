@@ -138,6 +138,9 @@ func (r *DeleteVPC) apply(t *tx) (Result, error) {
 	if n := first[ec2.Network](t.Txn, tableNetwork, indexID, vniKey(vpc.VNI)); n != nil {
 		t.del(tableNetwork, n)
 	}
+	if acl := first[ec2.NetworkACL](t.Txn, tableACL, indexID, key(vpc.ACL)); acl != nil {
+		t.del(tableACL, acl)
+	}
 	t.untag(vpc.ACL)
 	t.untag(string(vpc.ID))
 	t.del(tableVPC, vpc)

@@ -1,12 +1,19 @@
 package state
 
-import "net/netip"
+import (
+	"net/netip"
 
-// vpcSamples returns one request of each type of vpcRequests and tagRequests, with all fields set.
+	"palisade/ec2"
+)
+
+// vpcSamples returns one request of each type of vpcRequests, aclRequests and tagRequests, with all fields set.
 func vpcSamples() []Request {
 	tags := map[string]string{"Name": "web", "stage": ""}
 	return []Request{
 		&CreateTags{albert, east, []string{"sg-455b6c31", "i-cfd732a6"}, tags},
+		&CreateACLEntry{albert, east, "acl-0a1b2c3d", ec2.ACLEntry{Number: 100, Egress: true, Allow: true, CIDR: allIPv4}},
+		&ReplaceACLEntry{albert, east, "acl-0a1b2c3d", ec2.ACLEntry{Number: 100, Egress: true, Allow: true, CIDR: allIPv4}},
+		&DeleteACLEntry{albert, east, "acl-0a1b2c3d", 100, true},
 		&DeleteTags{albert, east, []string{"sg-455b6c31"}, []TagSelector{{"Name", nil}, {"stage", new("")}}},
 		&CreateVPC{albert, east, netip.MustParsePrefix("10.0.0.0/16"), tags},
 		&DeleteVPC{albert, east, "vpc-0a1b2c3d"},

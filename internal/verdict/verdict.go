@@ -46,6 +46,7 @@ const (
 	NoRoute      // no interface has the destination address, and no route leads to it
 	GatewayLocal // addressed to the gateway itself, which offers no service
 	NotRouted    // the subnet's routes lead to no internet gateway
+	ACLDenied    // the network ACL of the subnet that it leaves or enters denies it
 
 	// Judged by rules and connections.
 
@@ -91,8 +92,8 @@ var names = [Count]string{
 	NotReady: "not-ready", SpoofedMAC: "spoofed-mac", SpoofedIP: "spoofed-ip", SpoofedARP: "spoofed-arp",
 	DHCPServer: "dhcp-server", BadSource: "bad-source", NotUnicast: "not-unicast", WrongMAC: "wrong-mac",
 	ARPIgnored: "arp-ignored", NoRoute: "no-route", GatewayLocal: "gateway-local",
-	NotRouted: "not-routed",
-	NoRule:    "no-rule", Revoked: "revoked", NoConnection: "no-connection",
+	NotRouted: "not-routed", ACLDenied: "acl-denied",
+	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", FragmentsFull: "fragment-table-full", OverlapFrag: "overlapping-fragment",
 	TableFull:     "conntrack_allowance_exceeded",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
@@ -129,6 +130,7 @@ var meanings = [Count]string{
 	NoRoute:        "no interface has that address",
 	GatewayLocal:   "addressed to the gateway itself",
 	NotRouted:      "the subnet has no route to an internet gateway",
+	ACLDenied:      "denied by the network ACL of the subnet that it leaves or enters",
 	NoRule:         "no rule of any group admits it",
 	Revoked:        "its connection was blocked when a rule was removed",
 	NoConnection:   "ICMP error about no known connection",

@@ -25,6 +25,9 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	for _, c := range changes.Subnets {
 		add(row(c).VPC)
 	}
+	for _, c := range changes.ACLs {
+		add(row(c).VPC)
+	}
 	for _, c := range changes.RouteTables {
 		add(row(c).VPC)
 	}
@@ -65,11 +68,13 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	network := vswitch.Network{
 		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict, Reset: n.ModeSet,
 	}
-	if n.VPC == "" {
+	vpc, ok := p.view.VPC(n.VPC)
+	if !ok {
 		return network
 	}
+	acl := p.view.NetworkACL(vpc)
 	for s := range p.view.SubnetsIn(n.VPC) {
-		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway()}
+		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), DropsIn: !acl.Admits(false), DropsOut: !acl.Admits(true)}
 		if table := p.view.RouteTableOf(s); table != nil {
 			for _, r := range table.Routes {
 				subnet.Routes = append(subnet.Routes, vswitch.Route{Prefix: r.Destination, Target: p.target(n.VPC, r)})

@@ -93,6 +93,14 @@ func TestSwitchHasNetworksSubnetsAndRoutesOfTheState(t *testing.T) {
 	if _, ok := w.subnets()["10.0.3.0/24"]; ok {
 		t.Error("the switch still has a deleted subnet")
 	}
+	for _, egress := range []bool{false, true} {
+		w.Do(&state.DeleteACLEntry{Account: planetest.Dev, Region: planetest.Region, ACL: w.VPC.ACL, Number: 100, Egress: egress})
+		for _, s := range w.network(w.VPC.VNI).Subnets {
+			if !s.DropsIn || s.DropsOut != egress {
+				t.Errorf("subnet %s drops all packets in: %v, out: %v; want %v and %v", s.Prefix, s.DropsIn, s.DropsOut, true, egress)
+			}
+		}
+	}
 	w.strict()
 	if !w.network(w.VPC.VNI).Strict {
 		t.Error("the network of the VPC is not strict")
