@@ -16,7 +16,7 @@ import (
 
 // docs/API.md is generated from the table of Actions by go generate ./ec2/query.
 func TestAPIDocumentMatchesActions(t *testing.T) {
-	for _, s := range []*service{ec2Service, stsService} {
+	for _, s := range []*service{ec2Service, stsService, ssmService} {
 		for name := range s.actions {
 			if descriptions[name].does == "" {
 				t.Errorf("%s is served but not described: describe it in actions_words_test.go", name)
@@ -26,7 +26,8 @@ func TestAPIDocumentMatchesActions(t *testing.T) {
 	for name := range descriptions {
 		_, ec2 := ec2Service.actions[name]
 		_, sts := stsService.actions[name]
-		if !ec2 && !sts {
+		_, ssm := ssmService.actions[name]
+		if !ec2 && !sts && !ssm {
 			t.Errorf("%s is described but not served", name)
 		}
 	}
@@ -63,10 +64,13 @@ that is served may still be refused for its value; the error tells which.
 func apiDocument() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, apiHead, firstVersion, lastVersion)
-	for _, s := range []*service{ec2Service, stsService} {
+	for _, s := range []*service{ec2Service, stsService, ssmService} {
 		title := fmt.Sprintf("EC2: %d actions", len(s.actions))
 		if s == stsService {
 			title = "STS, on the same port (version " + stsVersion + ")"
+		}
+		if s == ssmService {
+			title = "SSM, on the same port, in JSON (version " + ssmVersion + "): public image parameters"
 		}
 		fmt.Fprintf(&b, "## %s\n\n", title)
 		for _, name := range slices.Sorted(maps.Keys(s.actions)) {

@@ -95,5 +95,8 @@ var descriptions = map[string]description{
 	"UnassignPrivateIpAddresses":                 {"Removes secondary private addresses from an interface.", ""},
 	"UpdateSecurityGroupRuleDescriptionsEgress":  {"Changes descriptions of rules; traffic is not affected.", ""},
 	"UpdateSecurityGroupRuleDescriptionsIngress": {"Changes descriptions of rules; traffic is not affected.", ""},
+	"GetParameter":                               {"Returns one public image parameter.", "Only the newest version is kept; labels and filters are not served."},
+	"GetParameters":                              {"Returns public image parameters, and the names that are none.", ""},
+	"GetParametersByPath":                        {"Returns the public image parameters below a path, in pages.", "Filters are refused."},
 	"GetCallerIdentity":                          {"Returns the account whose key signed the request.", "A key belongs to the account's root user."},
 }

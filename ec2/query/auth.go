@@ -58,7 +58,7 @@ func (s *Server) check(c *call, q *Received, r *http.Request) error {
 	if !valid || !known || key.Inactive {
 		return ec2.Errorf("AuthFailure", notValid)
 	}
-	if _, ok := c.view.ClassicNetwork(ec2.Region(g.Region)); !ok && c.service == ec2Service { // STS is global
+	if _, ok := c.view.ClassicNetwork(ec2.Region(g.Region)); !ok && c.service != stsService { // STS is global
 		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", wire.Quote(g.Region))
 	}
 	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.Region), key.ID

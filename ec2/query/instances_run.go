@@ -67,10 +67,14 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	if err := r.refuse(); err != nil {
 		return nil, err
 	}
+	image, err := c.launchedImage(r.ImageID)
+	if err != nil {
+		return nil, err
+	}
 	run := &state.RunInstances{
 		Account:     c.account,
 		Region:      c.region,
-		Image:       r.ImageID,
+		Image:       image,
 		Type:        cmp.Or(r.InstanceType, defaultType),
 		KeyName:     r.KeyName,
 		MinCount:    *r.MinCount,
@@ -85,7 +89,6 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	if m := r.Metadata; m != nil {
 		run.Metadata = &ec2.MetadataOptions{Endpoint: m.Endpoint, Tokens: m.Tokens, Hops: m.Hops, Tags: m.Tags}
 	}
-	var err error
 	if run.UserData, err = userData(r.UserData); err != nil {
 		return nil, err
 	}

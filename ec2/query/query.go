@@ -4,7 +4,7 @@
 //
 // Each theme of Actions has its files: groups.go, groups_filter.go, rules.go and so on.
 // actions.go lists all Actions. enforcement.go has an Action that EC2 does not have;
-// service_sts.go answers for AWS STS. Read one theme first, then Server. listing.go,
+// service_sts.go answers for AWS STS, service_ssm.go for AWS SSM. Read one theme first, then Server. listing.go,
 // listing_filter.go and listing_page.go are what the Describe actions share; parameters.go
 // says which unknown parameters are ignored. Package wire is the codec between parameters,
 // Go structs and XML; package sigv4 verifies signatures, which auth.go turns into accounts.
@@ -119,7 +119,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		c := s.newCall(r.Context())
-		c.service = serviceOf(q.Query, string(q.Body))
+		c.use(serviceOf(q))
 		reply = s.refusal(c, err)
 	}
 	heldBack(r.Context(), reply.Wait)
@@ -127,10 +127,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) newCall(ctx context.Context) *call {
-	c := &call{id: requestID(), ctx: ctx, server: s, service: ec2Service, header: make(http.Header)}
+	c := &call{id: requestID(), ctx: ctx, server: s, header: make(http.Header)}
 	c.header.Set("x-amzn-RequestId", c.id)
-	c.header.Set("Content-Type", "text/xml;charset=UTF-8")
+	c.use(ec2Service)
 	return c
+}
+
+// use sets the service that the call is for.
+func (c *call) use(s *service) {
+	c.service = s
+	c.header.Set("Content-Type", s.contentType)
 }
 
 // refusal returns the reply to a call that failed.
@@ -183,7 +189,7 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	params, err := wire.Parse(q.Query, string(q.Body))
+	params, err := c.service.read(q)
 	if err != nil {
 		return nil, err
 	}
@@ -263,13 +269,13 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 // read. It makes the checks that need no state first. The signature is checked with this node's state,
 // so that a caller who is not known causes no call to the leader.
 func (s *Server) admit(c *call, q *Received, r *http.Request) (stale bool, err error) {
-	c.service = serviceOf(q.Query, string(q.Body))
+	c.use(serviceOf(q))
 	signature, err := sigv4.Parse(r, q.Body)
 	if err != nil {
 		return false, err
 	}
 	service, ok := serviceNamed(signature.Service)
-	c.service = service
+	c.use(service)
 	if !ok {
 		return false, ec2.Errorf("AuthFailure", "Credential should be scoped to correct service: 'ec2'.")
 	}
@@ -286,7 +292,7 @@ func (s *Server) admit(c *call, q *Received, r *http.Request) (stale bool, err e
 	if err := s.authenticate(c, q, r, stale); err != nil {
 		return false, err
 	}
-	return stale, wire.CheckForm(r.Header)
+	return stale, nil
 }
 
 // read sets c.view, the state that the request sees. It has every acknowledged change, unless stale is

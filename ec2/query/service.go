@@ -13,10 +13,12 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// A service is EC2 or STS; clients of EC2 ask STS for their identity. A signature's scope
-// names the service. Both share the port and the form of signatures and parameters.
+// A service is EC2, STS or SSM; clients of EC2 ask STS for their identity, and SSM for the newest image. A
+// signature's scope names the service. All share the port and the form of signatures.
 type service struct {
 	name         string
+	contentType  string // of answers
+	read         func(q *Received) (*wire.Param, error)
 	actions      map[string]handler
 	checkVersion func(string) error
 	noSuchAction func(string) error
@@ -24,8 +26,13 @@ type service struct {
 	encodeError  func(e *ec2.Error, id string) (status int, document []byte)
 }
 
+// xmlType is the Content-Type of the answers of EC2 and STS.
+const xmlType = "text/xml;charset=UTF-8"
+
 var ec2Service = &service{
 	name:         "ec2",
+	contentType:  xmlType,
+	read:         readForm,
 	actions:      actions,
 	checkVersion: checkVersion,
 	noSuchAction: noSuchAction,
@@ -41,14 +48,27 @@ func serviceNamed(name string) (*service, bool) {
 		return ec2Service, true
 	case "sts":
 		return stsService, true
+	case "ssm":
+		return ssmService, true
 	}
 	return ec2Service, false
 }
 
-// serviceOf returns the service that has the version of an unsigned request, or EC2. The
+// readForm reads the parameters of a request of EC2 or STS.
+func readForm(q *Received) (*wire.Param, error) {
+	if err := wire.CheckForm(q.Header); err != nil {
+		return nil, err
+	}
+	return wire.Parse(q.Query, string(q.Body))
+}
+
+// serviceOf returns the service that an unsigned request is for, by its version or target, or EC2. The
 // request is refused with a document of that service.
-func serviceOf(query, body string) *service {
-	for _, part := range []string{query, body} {
+func serviceOf(q *Received) *service {
+	if strings.HasPrefix(q.Header.Get("X-Amz-Target"), ssmTarget) {
+		return ssmService
+	}
+	for _, part := range []string{q.Query, string(q.Body)} {
 		if strings.Contains("&"+part+"&", "&Version="+stsVersion+"&") {
 			return stsService
 		}

@@ -35,8 +35,10 @@ const stsVersion = "2011-06-15"
 // stsService has its own form of documents and its own error codes (AWS STS API Reference,
 // "Common Errors").
 var stsService = &service{
-	name:    "sts",
-	actions: stsActions,
+	name:        "sts",
+	contentType: xmlType,
+	read:        readForm,
+	actions:     stsActions,
 	checkVersion: func(v string) error {
 		if v != stsVersion {
 			return ec2.Errorf("InvalidAction", "Could not find the operations of version %s", wire.Quote(v))

@@ -19,6 +19,7 @@ provider "aws" {
   endpoints {
     ec2 = var.endpoint
     sts = var.endpoint
+    ssm = var.endpoint
   }
   default_tags {
     tags = { By = "terraform" }
