@@ -81,5 +81,8 @@ type GroupRef struct {
 	Name    string
 }
 
+// IsIPv6 reports whether the source is a block of IPv6 addresses.
+func (s Source) IsIPv6() bool { return s.Prefix.IsValid() && s.Prefix.Addr().Is6() }
+
 // IsGroup reports whether the source is a group.
 func (s Source) IsGroup() bool { return s.Group.ID != "" }

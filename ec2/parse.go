@@ -27,7 +27,8 @@ func (p Protocol) HasRange() bool {
 	return p == TCP || p == UDP || p == ICMP || p == ICMPv6
 }
 
-// ParseProtocol reads a protocol name, in upper or lower case, or a number.
+// ParseProtocol reads a protocol name, in upper or lower case, or a number. The word "all" is none:
+// the aws command line sends -1 for it.
 func ParseProtocol(text string) (Protocol, error) {
 	switch strings.ToLower(text) {
 	case "tcp":
@@ -38,7 +39,7 @@ func ParseProtocol(text string) (Protocol, error) {
 		return ICMP, nil
 	case "icmpv6":
 		return ICMPv6, nil
-	case "all", "-1":
+	case "-1":
 		return AnyProtocol, nil
 	}
 	n, err := strconv.ParseUint(text, 10, 8)

@@ -37,7 +37,7 @@ func TestProtocolsAreReadByNameAndNumber(t *testing.T) {
 		want Protocol
 		ok   bool
 	}{
-		{"tcp", TCP, true}, {"TCP", TCP, true}, {"6", TCP, true}, {"Icmp", ICMP, true}, {"-1", AnyProtocol, true}, {"all", AnyProtocol, true},
+		{"tcp", TCP, true}, {"TCP", TCP, true}, {"6", TCP, true}, {"Icmp", ICMP, true}, {"-1", AnyProtocol, true}, {"all", 0, false}, {"ALL", 0, false},
 		{"58", ICMPv6, true}, {"255", 255, true}, {"256", 0, false}, {"300", 0, false}, {"-2", 0, false}, {"06", 0, false}, {"", 0, false}, {"tcp ", 0, false},
 	} {
 		if got, err := ParseProtocol(c.text); (err == nil) != c.ok || got != c.want && c.ok {

@@ -114,13 +114,22 @@ func (c *compilation) link() {
 	if len(every) > 0 {
 		shared = c.ports(every)
 	}
+	t.icmpv6 = shared
 	for protocol := range t.protocols {
 		t.protocols[protocol] = shared
-		if own := c.protocols[ec2.Protocol(protocol)]; len(own) > 0 {
+		own := c.protocols[ec2.Protocol(protocol)]
+		switch {
+		case len(own) == 0:
+		case ec2.Protocol(protocol) == ec2.ICMPv6:
+			t.icmpv6 = c.ports(slices.Concat(every, own))
+		default:
 			t.protocols[protocol] = c.ports(slices.Concat(every, own))
 		}
 	}
 }
+
+// onlyIPv6 reports whether a rule can admit no IPv4 packet: it is for ICMPv6 or for IPv6 addresses.
+func onlyIPv6(r *ec2.Rule) bool { return r.Protocol == ec2.ICMPv6 || r.Source.IsIPv6() }
 
 // ports returns the portMap of one protocol's rules. It cuts the keys into segments by a
 // sweep from key 0 upwards.

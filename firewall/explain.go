@@ -23,9 +23,10 @@ type Explanation struct {
 // A Refusal is one rule that does not admit a packet.
 type Refusal struct {
 	Ref
-	WrongProtocol bool
+	WrongProtocol bool // also if the rule is for ICMPv6 and the packet is IPv4
 	WrongRange    bool
 	WrongSource   bool
+	IPv6Only      bool // the packet is IPv4, and the rule is for IPv6 alone
 }
 
 // misses returns the number of reasons.
@@ -45,6 +46,8 @@ func (r Refusal) String() string {
 		peer = "destination"
 	}
 	switch {
+	case r.IPv6Only:
+		return fmt.Sprintf("%s of %s is for IPv6", r.Rule.ID, r.Group.Name)
 	case r.WrongProtocol:
 		return fmt.Sprintf("%s of %s is for another protocol", r.Rule.ID, r.Group.Name)
 	case r.WrongRange && r.WrongSource:
@@ -70,8 +73,9 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 			}
 			continue
 		}
-		r := Refusal{Ref: *ref, WrongSource: !ref.names(src)}
-		r.WrongProtocol = ref.Rule.Protocol != ec2.AnyProtocol && ref.Rule.Protocol != ec2.Protocol(protocol)
+		r := Refusal{Ref: *ref, WrongSource: !ref.names(src), IPv6Only: src.Addr.Is4() && onlyIPv6(&ref.Rule)}
+		of := ref.Rule.Protocol
+		r.WrongProtocol = of != ec2.AnyProtocol && of != ec2.Protocol(protocol) || of == ec2.ICMPv6 && r.IPv6Only
 		r.WrongRange = !r.WrongProtocol && !covers(&ref.Rule, protocol, key)
 		e.Refusals = append(e.Refusals, r)
 	}

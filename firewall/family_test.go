@@ -87,7 +87,7 @@ func TestNoTableIsOpen(t *testing.T) {
 }
 
 // OpenRanges lists the ports that are open to the whole world or, with anySource, to each source.
-// Ranges of one source that touch or overlap are one range.
+// Ranges of one source that touch or overlap are one range. IPv6 sources are left out.
 func TestOpenRangesListsAndMergesPortsOfRules(t *testing.T) {
 	egress := rule("udp 1-1 0.0.0.0/0")
 	egress.Direction = ec2.Egress
@@ -104,8 +104,8 @@ func TestOpenRangesListsAndMergesPortsOfRules(t *testing.T) {
 	}{
 		"no table":                {nil, 17, true, nil},
 		"no rule":                 {table(), 17, true, nil},
-		"to the world":            {mixed, 17, false, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 60}}},
-		"to any source":           {mixed, 17, true, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 60}, {From: 61, To: 62}, {From: 99, To: 99}}},
+		"to the world":            {mixed, 17, false, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 53}}},
+		"to any source":           {mixed, 17, true, []firewall.PortRange{{From: 40, To: 41}, {From: 53, To: 53}, {From: 61, To: 62}, {From: 99, To: 99}}},
 		"of two groups":           {table(rule("udp 5-6 g"), rule("udp 6-7 h"), rule("udp 7-8 g")), 17, true, []firewall.PortRange{{From: 5, To: 8}, {From: 6, To: 7}}},
 		"another protocol":        {mixed, 6, true, []firewall.PortRange{{From: 80, To: 80}}},
 		"overlap":                 {table(rule("udp 10-30 0.0.0.0/0"), rule("udp 15-20 0.0.0.0/0"), rule("udp 30-40 0.0.0.0/0")), 17, false, []firewall.PortRange{{From: 10, To: 40}}},

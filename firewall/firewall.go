@@ -62,6 +62,7 @@ type Table struct {
 
 	// A selector numbers the distinct sources of the rules: groups and CIDRs.
 	protocols [256]*portMap
+	icmpv6    *portMap // of protocol 58, for IPv6 addresses
 	groups    selectorIndex
 	cidrs     bart.Table[[]uint32] // prefix -> its own selector, and those of all prefixes that contain it
 	refs      []Ref                // all rules; a rule's index is its number in this Table
@@ -82,7 +83,7 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	if t == nil {
 		return Decision{}
 	}
-	ports := t.protocols[protocol]
+	ports := t.ports(protocol, src.Addr)
 	if ports == nil {
 		return Decision{}
 	}
@@ -101,6 +102,15 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 		}
 	}
 	return Decision{}
+}
+
+// ports returns the rules of a protocol for packets from an address. Rules for ICMPv6 alone admit no
+// IPv4 packet, whatever their source is: under IPv4 the protocol number 58 means nothing (RFC 4443).
+func (t *Table) ports(protocol uint8, addr netip.Addr) *portMap {
+	if ec2.Protocol(protocol) == ec2.ICMPv6 && !addr.Is4() {
+		return t.icmpv6
+	}
+	return t.protocols[protocol]
 }
 
 // matchDense decides about a packet to a port with many sources. It looks at the rules of
@@ -126,10 +136,11 @@ func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 // Open reports whether a single rule admits every port of a protocol from every address of
 // addr's family, as in the egress of EC2-Classic. Only then may connections be untracked.
 func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
-	if t == nil || t.protocols[protocol] == nil {
+	if t == nil {
 		return false
 	}
-	return t.protocols[protocol].open[family(addr)]
+	ports := t.ports(protocol, addr)
+	return ports != nil && ports.open[family(addr)]
 }
 
 // A PortRange is a range of ports that includes both ends.
@@ -143,13 +154,17 @@ type OpenRange struct {
 	Source uint32
 }
 
-// OpenRanges returns the ports of a protocol that t opens, in order and merged for each source: those
-// that a rule opens to the whole world or, with anySource, those that any rule opens to any source.
+// OpenRanges returns the ports of a protocol that t opens to IPv4 packets, in order and merged for each
+// source: those that a rule opens to the whole world or, with anySource, those that any rule opens to
+// any source.
 func (t *Table) OpenRanges(protocol uint8, anySource bool) []OpenRange {
 	var open []OpenRange
 	for _, ref := range t.Rules() {
 		r := ref.Rule
 		source := sourceHash(r.Source)
+		if onlyIPv6(&r) {
+			continue
+		}
 		if (source == 0 || anySource) && (r.Protocol == ec2.AnyProtocol || r.Protocol == ec2.Protocol(protocol)) {
 			from, to := keys(r)
 			open = append(open, OpenRange{PortRange{uint16(from), uint16(to)}, source})

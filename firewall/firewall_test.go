@@ -60,6 +60,9 @@ func linear(groups []*ec2.Group, direction ec2.Direction, protocol uint8, key ui
 			if r.Direction != direction || r.Protocol != -1 && r.Protocol != ec2.Protocol(protocol) {
 				continue
 			}
+			if r.Protocol == ec2.ICMPv6 && addr.Is4() {
+				continue
+			}
 			switch r.Protocol {
 			case ec2.TCP, ec2.UDP:
 				if int(key) < r.From || int(key) > r.To {
@@ -163,14 +166,20 @@ func randomRule(r *rand.Rand) ec2.Rule {
 			}
 		}
 	}
-	if r.IntN(3) == 0 {
+	switch r.IntN(6) {
+	case 0, 1:
 		out.Source.Group = ec2.GroupRef{ID: ec2.GroupID(fmt.Sprint("g", r.IntN(8)))}
-	} else {
+	case 2:
+		out.Source.Prefix = netip.MustParsePrefix(prefixes6[r.IntN(len(prefixes6))])
+	default:
 		bits := []int{0, 8, 12, 16, 20, 24, 27, 32}[r.IntN(8)]
 		out.Source.Prefix = netip.PrefixFrom(randomAddr(r), bits).Masked()
 	}
 	return out
 }
+
+// prefixes6 are those of random rules, among them blocks that contain IPv4 addresses in other forms.
+var prefixes6 = []string{"::/0", "::/1", "2001:db8::/32", "2001:db8:0:1::/64", "2001:db8::1/128", "::ffff:0:0/96", "::ffff:10.0.0.0/104", "::/96", "64:ff9b::/96"}
 
 func randomAddr(r *rand.Rand) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(r.IntN(2)), byte(r.IntN(3)), byte(r.IntN(64))})
@@ -239,6 +248,9 @@ func randomPacket(r *rand.Rand, groups []*ec2.Group) probe {
 	} else if all := groups[r.IntN(len(groups))].Rules; len(all) > 0 && r.IntN(2) == 0 {
 		p.key = uint16(max(0, all[r.IntN(len(all))].To) + r.IntN(2))
 	}
+	if r.IntN(8) == 0 {
+		p.addr = netip.MustParsePrefix(prefixes6[r.IntN(len(prefixes6))]).Addr()
+	}
 	for range r.IntN(3) {
 		p.from = append(p.from, ec2.GroupID(fmt.Sprint("g", r.IntN(8))))
 	}
@@ -276,7 +288,7 @@ func checkRefusals(t *testing.T, what string, p probe, got []firewall.Refusal, a
 	last := 0
 	for _, r := range got {
 		rule := r.Rule
-		protocol := rule.Protocol == ec2.AnyProtocol || rule.Protocol == ec2.Protocol(p.protocol)
+		protocol := rule.Protocol == ec2.AnyProtocol || rule.Protocol == ec2.Protocol(p.protocol) && !(rule.Protocol == ec2.ICMPv6 && p.addr.Is4())
 		source := rule.Source.IsGroup() && slices.Contains(p.from, rule.Source.Group.ID) || rule.Source.Prefix.IsValid() && rule.Source.Prefix.Contains(p.addr)
 		rule.Source = ec2.Source{Prefix: netip.PrefixFrom(p.addr, p.addr.BitLen())}
 		inRange, _ := linear([]*ec2.Group{group("x", rule)}, rule.Direction, p.protocol, p.key, nil, p.addr)

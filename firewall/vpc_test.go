@@ -102,7 +102,7 @@ func TestEveryAuthorizedRuleIsEnforced(t *testing.T) {
 			spec.Prefix = netip.MustParsePrefix([]string{"::/0", "2001:db8::1/64", "::ffff:10.0.0.0/104"}[r.IntN(3)])
 		}
 		_, err := do(&state.AuthorizeRules{
-			Account: account, Region: region, Group: state.GroupSelector{Name: "web"}, Direction: ec2.Direction(r.IntN(2)), Rules: []state.RuleSpec{spec},
+			Account: account, Region: region, Group: state.GroupSelector{Name: "web"}, Direction: ec2.Direction(r.IntN(2)), Rules: []state.RuleSpec{spec}, IPv6: true,
 		})
 		if err == nil {
 			accepted++

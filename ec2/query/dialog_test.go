@@ -183,7 +183,7 @@ func (e xmlElement) write(b *bytes.Buffer, indent string) {
 }
 
 func TestGroupAnswersMatchDialogs(t *testing.T) {
-	for _, name := range []string{"groups.txt", "rules.txt", "rules_describe.txt"} {
+	for _, name := range []string{"groups.txt", "rules.txt", "rules_describe.txt", "rules_ipv6.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"iter"
 	"slices"
+	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 	"palisade/ec2/state"
 )
 
@@ -61,8 +63,26 @@ type groupSelector struct {
 	GroupName string      `wire:"GroupName"`
 }
 
-func (s groupSelector) domain() state.GroupSelector {
-	return state.GroupSelector{ID: s.GroupID, Name: s.GroupName}
+// selector returns the group that a request names. A request may have a group's name beside its id,
+// as boto3's SecurityGroup.authorize_ingress(GroupName=...) sends it; a name of another group is an
+// error.
+func (c *call) selector(s groupSelector) (state.GroupSelector, error) {
+	if s.GroupID == "" || s.GroupName == "" {
+		return state.GroupSelector{ID: s.GroupID, Name: s.GroupName}, nil
+	}
+	g, err := c.view.FindGroup(c.account, c.region, state.GroupSelector{ID: s.GroupID})
+	if err != nil {
+		return state.GroupSelector{}, err
+	}
+	return state.GroupSelector{ID: g.ID}, checkNamed(g, s.GroupName)
+}
+
+// checkNamed returns an error if a request names a group by its id and by another group's name.
+func checkNamed(g *ec2.Group, name string) error {
+	if g.Name == name || g.VPC != "" && strings.EqualFold(g.Name, name) {
+		return nil
+	}
+	return ec2.Errorf("InvalidParameterCombination", "The parameters GroupName and GroupId name different groups: %s is not named '%s'", g.ID, wire.Quote(name))
 }
 
 type deleteSecurityGroupRequest struct {
@@ -75,7 +95,11 @@ type deleteSecurityGroupAnswer struct {
 }
 
 func deleteSecurityGroup(c *call, r *deleteSecurityGroupRequest) (*deleteSecurityGroupAnswer, error) {
-	result, err := c.apply(&state.DeleteSecurityGroup{Account: c.account, Region: c.region, Group: r.domain()})
+	group, err := c.selector(r.groupSelector)
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&state.DeleteSecurityGroup{Account: c.account, Region: c.region, Group: group})
 	if err != nil {
 		return nil, err
 	}
@@ -157,25 +181,37 @@ func (c *call) groupsAfter(after string) iter.Seq[*ec2.Group] {
 }
 
 // selectGroups returns a sequence of the named groups with ids greater than after, sorted
-// by id. A group that does not exist or that the caller does not own is an error.
+// by id. With ids and names, a group must have one of each. A group that does not exist or
+// that the caller does not own is an error.
 func (c *call) selectGroups(ids []ec2.GroupID, names []string, after string) (iter.Seq[*ec2.Group], error) {
-	var selectors []state.GroupSelector
-	for _, id := range ids {
-		selectors = append(selectors, state.GroupSelector{ID: id})
-	}
-	for _, name := range names {
-		selectors = append(selectors, state.GroupSelector{Name: name})
-	}
 	var list []*ec2.Group
-	for _, s := range selectors {
-		g, err := c.view.FindGroup(c.account, c.region, s)
+	wanted := make(map[string]bool, len(names))
+	for _, name := range names {
+		wanted[name] = true
+	}
+	found := make(map[string]bool, len(names))
+	for _, id := range ids {
+		g, err := c.view.FindGroup(c.account, c.region, state.GroupSelector{ID: id})
 		if err != nil {
 			return nil, err
 		}
-		if string(g.ID) > after {
+		if len(names) == 0 || wanted[g.Name] {
+			list, found[g.Name] = append(list, g), true
+		}
+	}
+	for _, name := range names {
+		if found[name] {
+			continue
+		}
+		g, err := c.view.FindGroup(c.account, c.region, state.GroupSelector{Name: name})
+		if err != nil {
+			return nil, err
+		}
+		if len(ids) == 0 {
 			list = append(list, g)
 		}
 	}
+	list = slices.DeleteFunc(list, func(g *ec2.Group) bool { return string(g.ID) <= after })
 	slices.SortFunc(list, func(a, b *ec2.Group) int { return cmp.Compare(a.ID, b.ID) })
 	return slices.Values(slices.Compact(list)), nil
 }

@@ -167,7 +167,7 @@ func TestBadRequestsAreClientErrors(t *testing.T) {
 		{"Action=CreateSecurityGroup&GroupDescription=x&GroupName=sg-12345678" + v, "InvalidParameterValue"},
 		{"Action=CreateSecurityGroup&GroupDescription=x&GroupName=x&VpcId=vpc-1" + v, "InvalidVpcID.NotFound"},
 		{"Action=DeleteSecurityGroup" + v, "MissingParameter"},
-		{"Action=DeleteSecurityGroup&GroupId=sg-1&GroupName=x" + v, "InvalidParameterCombination"},
+		{"Action=DeleteSecurityGroup&GroupId=sg-1&GroupName=x" + v, "InvalidGroup.NotFound"},
 		{"Action=DeleteSecurityGroup&GroupId=%FF%FE%00" + v, "InvalidCharacter"},
 		{"Action=DeleteSecurityGroup&GroupName=%FF%FE%00" + v, "InvalidCharacter"},
 		{"Action=AuthorizeSecurityGroupIngress&GroupName=default" + v, "MissingParameter"},

@@ -61,6 +61,7 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 		Direction: direction,
 		Rules:     specs,
 		Tags:      tags,
+		IPv6:      true,
 	})
 	if err != nil {
 		return nil, err
@@ -78,7 +79,11 @@ func (c *call) authorize(r *authorizeRequest, direction ec2.Direction) (*authori
 // describe. A request for egress rules must name the group by id (EC2 API Reference,
 // "AuthorizeSecurityGroupEgress").
 func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction ec2.Direction) (*ec2.Group, []state.RuleSpec, error) {
-	g, err := c.view.FindGroup(c.account, c.region, s.domain())
+	named, err := c.selector(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := c.view.FindGroup(c.account, c.region, named)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -88,7 +93,7 @@ func (c *call) rulesOf(s groupSelector, permissions []permissionParam, direction
 	if direction == ec2.Egress && s.GroupID == "" {
 		return nil, nil, ec2.Missing("groupId")
 	}
-	specs, err := specsOf(permissions, g)
+	specs, err := c.specsOf(permissions, g)
 	return g, specs, err
 }
 
@@ -158,6 +163,7 @@ type revokedItem struct {
 	From        int         `wire:"fromPort"`
 	To          int         `wire:"toPort"`
 	CIDR        string      `wire:"cidrIpv4"`
+	CIDR6       string      `wire:"cidrIpv6"`
 	Referenced  ec2.GroupID `wire:"referencedGroupId"`
 	Description string      `wire:"description"`
 }
@@ -171,13 +177,23 @@ func newRevokedItem(g *ec2.Group, r *ec2.Rule) revokedItem {
 		From:        r.From,
 		To:          r.To,
 		CIDR:        cidrOf(r),
+		CIDR6:       cidr6Of(r),
 		Referenced:  r.Source.Group.ID,
 		Description: r.Description,
 	}
 }
 
+// cidrOf returns the IPv4 block of a rule, "" if its source is another one.
 func cidrOf(r *ec2.Rule) string {
-	if r.Source.IsGroup() {
+	if r.Source.IsGroup() || r.Source.IsIPv6() {
+		return ""
+	}
+	return r.Source.Prefix.String()
+}
+
+// cidr6Of returns the IPv6 block of a rule, "" if its source is another one.
+func cidr6Of(r *ec2.Rule) string {
+	if !r.Source.IsIPv6() {
 		return ""
 	}
 	return r.Source.Prefix.String()

@@ -20,6 +20,7 @@ type ruleItem struct {
 	From        int              `wire:"fromPort"` // -1 for a protocol without ports; a permission leaves it out
 	To          int              `wire:"toPort"`
 	CIDR        string           `wire:"cidrIpv4"`
+	CIDR6       string           `wire:"cidrIpv6"`
 	Referenced  *referencedGroup `wire:"referencedGroupInfo"`
 	Description string           `wire:"description"`
 	Tags        []tag            `wire:"tagSet"`
@@ -42,6 +43,7 @@ func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 		From:        r.From,
 		To:          r.To,
 		CIDR:        cidrOf(r),
+		CIDR6:       cidr6Of(r),
 		Description: r.Description,
 		ARN:         arn(g.Region, g.Account, "security-group-rule", string(r.ID)),
 	}

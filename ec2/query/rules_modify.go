@@ -46,7 +46,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 			return nil, ec2.NoSuch("sgr", u.ID)
 		}
 	}
-	request := &state.ModifyRules{Account: c.account, Region: c.region, Group: g.ID}
+	request := &state.ModifyRules{Account: c.account, Region: c.region, Group: g.ID, IPv6: true}
 	for _, u := range r.Rules {
 		spec, err := u.Rule.spec()
 		if err != nil {
@@ -113,7 +113,11 @@ func updateEgressDescriptions(c *call, r *updateDescriptionsRequest) (*returned,
 }
 
 func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Direction) (*returned, error) {
-	g, err := c.view.FindGroup(c.account, c.region, r.domain())
+	named, err := c.selector(r.groupSelector)
+	if err != nil {
+		return nil, err
+	}
+	g, err := c.view.FindGroup(c.account, c.region, named)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +126,7 @@ func (c *call) updateDescriptions(r *updateDescriptionsRequest, direction ec2.Di
 			return nil, err
 		}
 	}
-	specs, err := specsOf(r.Permissions, g)
+	specs, err := c.specsOf(r.Permissions, g)
 	if err != nil {
 		return nil, err
 	}

@@ -89,10 +89,10 @@ func onEveryProtocol(groups []groupParam) []permissionParam {
 
 // specsOf returns a rule for each source of each permission. It returns an error for a
 // parameter that it does not understand, because ignoring a condition would widen the rule.
-func specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, error) {
+func (c *call) specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, error) {
 	var specs []state.RuleSpec
 	for i := range permissions {
-		list, err := permissions[i].specs(g)
+		list, err := permissions[i].specs(c, g)
 		if err != nil {
 			return nil, err
 		}
@@ -101,15 +101,15 @@ func specsOf(permissions []permissionParam, g *ec2.Group) ([]state.RuleSpec, err
 	return specs, nil
 }
 
-func (p *permissionParam) specs(g *ec2.Group) ([]state.RuleSpec, error) {
+func (p *permissionParam) specs(c *call, g *ec2.Group) ([]state.RuleSpec, error) {
 	if len(p.Ranges)+len(p.Ranges6)+len(p.PrefixLists)+len(p.Groups) == 0 {
-		return nil, ec2.Errorf("MissingParameter", "The request must contain a source for each permission: an IP range or a group")
+		return nil, ec2.Errorf("MissingParameter", "Missing source specification: include source security group or CIDR information")
 	}
 	protocols, err := p.protocols(g)
 	if err != nil {
 		return nil, err
 	}
-	sources, err := p.sources(g)
+	sources, err := p.sources(c, g)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func (p *permissionParam) specs(g *ec2.Group) ([]state.RuleSpec, error) {
 }
 
 // sources returns a rule for each source, without protocol and ports.
-func (p *permissionParam) sources(g *ec2.Group) ([]state.RuleSpec, error) {
+func (p *permissionParam) sources(c *call, g *ec2.Group) ([]state.RuleSpec, error) {
 	if g.VPC == "" && len(p.Ranges6)+len(p.PrefixLists) > 0 {
 		return nil, ec2.Errorf("InvalidParameterValue", "IPv6 ranges and prefix lists may only be used with Amazon VPC security groups.")
 	}
@@ -147,7 +147,7 @@ func (p *permissionParam) sources(g *ec2.Group) ([]state.RuleSpec, error) {
 		return nil, noPrefixList(p.PrefixLists[0].ID)
 	}
 	for _, x := range p.Groups {
-		spec, err := x.spec(g)
+		spec, err := x.spec(c, g)
 		if err != nil {
 			return nil, err
 		}
@@ -156,14 +156,22 @@ func (p *permissionParam) sources(g *ec2.Group) ([]state.RuleSpec, error) {
 	return specs, nil
 }
 
-func (x groupParam) spec(g *ec2.Group) (state.RuleSpec, error) {
+func (x groupParam) spec(c *call, g *ec2.Group) (state.RuleSpec, error) {
 	switch {
 	case x.ID == "" && x.Name == "":
-		return state.RuleSpec{}, ec2.Missing("groupName or groupId")
+		return state.RuleSpec{}, ec2.Errorf("MissingParameter", "Source group ID missing.")
 	case x.Peering != "":
 		return state.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", wire.Quote(x.Peering))
 	case x.VPC != "" && x.VPC != g.VPC:
 		return state.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
+	}
+	if x.ID != "" && x.Name != "" {
+		if o, ok := c.view.Group(x.ID); ok && (o.Account == c.account || o.VPC == "") {
+			if err := checkNamed(o, x.Name); err != nil {
+				return state.RuleSpec{}, err
+			}
+		}
+		x.Name = "" // Apply finds the group by its id, or returns the error
 	}
 	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
 }

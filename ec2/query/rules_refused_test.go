@@ -72,7 +72,7 @@ func TestBadRulesAreRefusedAndChangeNothing(t *testing.T) {
 		bad[permissionForm(1, "tcp", port, "65535", "10.0.0.0/8")] = "InvalidParameterValue"
 		bad[permissionForm(1, "udp", "0", port, "10.0.0.0/8")] = "InvalidParameterValue"
 	}
-	for _, protocol := range []string{"256", "300", "-2", "06", "+6", "6.0", "tcp ", "t\u0441p", "tcp,udp", "*", "any", "0x6", "ip"} {
+	for _, protocol := range []string{"256", "300", "-2", "06", "+6", "6.0", "tcp ", "t\u0441p", "tcp,udp", "*", "any", "0x6", "ip", "all", "ALL"} {
 		bad[permissionForm(1, protocol, "1", "1", "10.0.0.0/8")] = "InvalidParameterValue"
 	}
 	before, _ := w.cluster.View().Group(ec2.GroupID(id))
@@ -102,7 +102,7 @@ func TestRulesAreStoredInCanonicalForm(t *testing.T) {
 		permissionForm(40, "17", "0", "65535", "203.0.113.25/32"),
 		permissionForm(3, "Icmp", "-1", "-1", "0.0.0.0/0"),
 		permissionForm(100, "47", "80", "90", "1.2.3.4/0"),
-		permissionForm(2, "ALL", "-", "-", "192.0.2.129/25"),
+		permissionForm(2, "-1", "-", "-", "192.0.2.129/25"),
 	} {
 		form += p
 		if n == 0 {

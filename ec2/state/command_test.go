@@ -67,6 +67,7 @@ func later() map[string]Request {
 func allSamples() map[string]Request {
 	all := later()
 	maps.Copy(all, laterInterfaces())
+	maps.Copy(all, laterGroups())
 	maps.Copy(all, accountSamples())
 	maps.Copy(all, rotationSamples())
 	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples()) {

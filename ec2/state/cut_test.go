@@ -63,7 +63,7 @@ func TestSerialsOfARuleAreFoundByItsID(t *testing.T) {
 	}
 	want("a rule in force", rule.Serial)
 	spec.Prefix = cidr("198.51.100.0/24")
-	r.must(&ModifyRules{albert, east, group.ID, []RuleChange{{rule.ID, spec}}})
+	r.must(&ModifyRules{Account: albert, Region: east, Group: group.ID, Rules: []RuleChange{{rule.ID, spec}}})
 	now, _ := r.state.View().Group(group.ID)
 	want("a modified rule", now.Rules[0].Serial, rule.Serial)
 	r.must(&RevokeRules{Account: albert, Region: east, Group: GroupSelector{ID: group.ID}, Rules: []RuleSpec{spec}})

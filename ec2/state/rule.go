@@ -15,6 +15,9 @@ type AuthorizeRules struct {
 	Direction ec2.Direction
 	Rules     []RuleSpec
 	Tags      map[string]string `json:",omitempty"`
+	// IPv6 allows rules for IPv6. It is false in log entries of earlier releases, which refused
+	// them. If these entries were carried out now, all later ids would change.
+	IPv6 bool `json:",omitempty"`
 }
 
 func (r *AuthorizeRules) apply(t *tx) (Result, error) {
@@ -29,8 +32,10 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := checkEnforceable(rules); err != nil {
-		return Result{}, err
+	if !r.IPv6 {
+		if err := checkNoIPv6(rules); err != nil {
+			return Result{}, err
+		}
 	}
 	if err := checkDistinct(rules); err != nil {
 		return Result{}, err
@@ -38,11 +43,11 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	if err := checkNew(g, rules); err != nil {
 		return Result{}, err
 	}
-	if err := t.ruleLimit(g, r.Direction, len(rules)); err != nil {
+	next := *g
+	next.Rules = slices.Concat(g.Rules, rules)
+	if err := t.ruleLimit(&next, r.Direction); err != nil {
 		return Result{}, err
 	}
-
-	next := *g
 	next.Rules = slices.Grow(slices.Clone(g.Rules), len(rules))
 	for i := range rules {
 		rules[i] = t.numbered(rules[i])
@@ -55,14 +60,12 @@ func (r *AuthorizeRules) apply(t *tx) (Result, error) {
 	return Result{Group: &next, Rules: rules}, nil
 }
 
-// checkEnforceable returns an error for a rule with an IPv6 block or an ICMPv6 type, because the
-// data plane does not carry IPv6. Such a rule would match nothing now, and would silently begin to
-// admit packets in a release that carries IPv6.
-func checkEnforceable(rules []ec2.Rule) error {
+// checkNoIPv6 returns the error of earlier releases for a rule with an IPv6 block or an ICMPv6 type.
+func checkNoIPv6(rules []ec2.Rule) error {
 	for i := range rules {
 		r := &rules[i]
-		if p := r.Source.Prefix; p.IsValid() && p.Addr().Is6() {
-			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block %s", p)
+		if r.Source.IsIPv6() {
+			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block %s", r.Source.Prefix)
 		}
 		if r.Protocol == ec2.ICMPv6 && r.From != -1 {
 			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type %d", r.From)
@@ -85,21 +88,28 @@ func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 	return nil
 }
 
-// ruleLimit returns EC2's error if a group may not have that many more rules. In EC2-Classic the
-// limit is for the whole group, in a VPC for each direction and each address family (Amazon VPC
-// User Guide, "Amazon VPC quotas"). There are no IPv6 rules here, so all rules of a direction count
-// for IPv4.
-func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction, more int) error {
+// ruleLimit returns EC2's error if a group has too many rules. In EC2-Classic the limit is for the
+// whole group. In a VPC it is for each direction and each address family, and a rule with a group as
+// its source counts for both families (Amazon VPC User Guide, "Amazon VPC quotas").
+func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction) error {
 	count, limit := len(g.Rules), t.limits().RulesPerGroup
 	if g.VPC != "" {
-		count, limit = 0, t.limits().RulesPerVPCGroup
+		var ipv4, ipv6 int
 		for i := range g.Rules {
-			if g.Rules[i].Direction == direction {
-				count++
+			r := &g.Rules[i]
+			if r.Direction != direction {
+				continue
+			}
+			if !r.Source.IsIPv6() {
+				ipv4++
+			}
+			if r.Source.IsGroup() || r.Source.IsIPv6() {
+				ipv6++
 			}
 		}
+		count, limit = max(ipv4, ipv6), t.limits().RulesPerVPCGroup
 	}
-	if count+more > limit {
+	if count > limit {
 		return ec2.Errorf("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
 	}
 	return nil

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"net/netip"
 	"slices"
 
 	"palisade/ec2"
@@ -15,6 +16,7 @@ type ModifyRules struct {
 	Region  ec2.Region
 	Group   ec2.GroupID
 	Rules   []RuleChange
+	IPv6    bool `json:",omitempty"` // as in AuthorizeRules
 }
 
 // A RuleChange has the new attributes of the rule with an id.
@@ -47,7 +49,7 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 			return Result{}, ec2.Errorf("InvalidParameterValue", "The security group rule ID '%s' must not appear multiple times", change.ID)
 		}
 		seen[change.ID] = true
-		if next.Rules[at], err = t.modified(g, g.Rules[at], change.Rule); err != nil {
+		if next.Rules[at], err = t.modified(g, g.Rules[at], change.Rule, r.IPv6); err != nil {
 			return Result{}, err
 		}
 		result.Rules = append(result.Rules, next.Rules[at])
@@ -59,20 +61,19 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 	return result, nil
 }
 
-func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec) (ec2.Rule, error) {
-	given, kind := spec.kind(), "IPv4 CIDR"
-	if was.Source.IsGroup() {
-		kind = "security group"
-	}
-	if was.Source.IsGroup() != (given == "ReferencedGroupId") || given == "CidrIpv6" {
-		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid rule type for security group rule '%s'. You may not specify %s for an existing %s rule.", was.ID, given, kind)
+func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec, ipv6 bool) (ec2.Rule, error) {
+	had, given := kindOf(was.Source.Prefix), kindOf(spec.Prefix)
+	if had != given {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid rule type for security group rule '%s'. You may not specify %s for an existing %s rule.", was.ID, given.parameter, had.name)
 	}
 	now, err := t.resolve(g, was.Direction, []RuleSpec{spec}, t.source)
 	if err != nil {
 		return ec2.Rule{}, err
 	}
-	if err := checkEnforceable(now); err != nil {
-		return ec2.Rule{}, err
+	if !ipv6 {
+		if err := checkNoIPv6(now); err != nil {
+			return ec2.Rule{}, err
+		}
 	}
 	rule := now[0]
 	rule.ID, rule.Serial = was.ID, was.Serial
@@ -82,15 +83,19 @@ func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec) (ec2.Rule, erro
 	return rule, nil
 }
 
-// kind returns the name of the parameter that has the source.
-func (s RuleSpec) kind() string {
+// A sourceKind is a kind of source, as EC2's messages name it, and the parameter that has such a
+// source.
+type sourceKind struct{ name, parameter string }
+
+// kindOf returns the kind of a source with that prefix. A group has none.
+func kindOf(p netip.Prefix) sourceKind {
 	switch {
-	case !s.Prefix.IsValid():
-		return "ReferencedGroupId"
-	case s.Prefix.Addr().Is6():
-		return "CidrIpv6"
+	case !p.IsValid():
+		return sourceKind{"security group", "ReferencedGroupId"}
+	case p.Addr().Is6():
+		return sourceKind{"IPv6 CIDR", "CidrIpv6"}
 	}
-	return "CidrIpv4"
+	return sourceKind{"IPv4 CIDR", "CidrIpv4"}
 }
 
 // checkDistinctRules returns EC2's error if two rules of a changed group are equal.

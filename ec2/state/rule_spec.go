@@ -83,7 +83,7 @@ func checkPorts(from, to int) error {
 		port int
 	}{{"from", from}, {"to", to}} {
 		if end.port < 0 || end.port > 65535 {
-			return ec2.Errorf("InvalidParameterValue", "TCP/UDP %s port (%d) out of range", end.name, end.port)
+			return ec2.Errorf("InvalidParameterValue", "TCP/UDP (%s) port (%d) out of range", end.name, end.port)
 		}
 	}
 	if from > to {
@@ -216,7 +216,7 @@ func ruleText(r ec2.Rule) string {
 	case ec2.ICMP, ec2.ICMPv6:
 		return fmt.Sprintf("peer: %s, %s, type: %s, code: %s, ALLOW", from, name, numberOrAll(r.From), numberOrAll(r.To))
 	}
-	return fmt.Sprintf("peer: %s, %s, ALLOW", from, name)
+	return fmt.Sprintf("peer: %s, protocol: %d, ALLOW", from, r.Protocol)
 }
 
 func numberOrAll(n int) string {

@@ -58,8 +58,9 @@ func TestAuthorizeRulesIsAllOrNothing(t *testing.T) {
 		{good, "InvalidParameterValue", "The same permission must not appear multiple times"},
 		{tcp(22, 22, "203.0.113.0/24"), "InvalidPermission.Duplicate", `the specified rule "peer: 203.0.113.0/24, TCP, from port: 22, to port: 22, ALLOW" already exists`},
 		{tcp(90, 80, "10.0.0.0/8"), "InvalidParameterValue", "Invalid TCP/UDP port range (90:80)"},
-		{tcp(0, 65536, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP to port (65536) out of range"},
-		{tcp(-2, 80, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP from port (-2) out of range"},
+		{tcp(0, 65536, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP (to) port (65536) out of range"},
+		{tcp(-2, 80, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP (from) port (-2) out of range"},
+		{tcp(-1, -1, "10.0.0.0/8"), "InvalidParameterValue", "TCP/UDP (from) port (-1) out of range"},
 		{RuleSpec{Protocol: ec2.ICMP, From: 8, To: 256, Prefix: allIPv4}, "InvalidParameterValue", "ICMP code (256) out of range"},
 		{RuleSpec{Protocol: ec2.ICMP, From: 256, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (256) out of range"},
 		{RuleSpec{Protocol: ec2.ICMP, From: -1, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
@@ -88,7 +89,7 @@ func TestPortsOfProtocolWithoutPortsAreIgnored(t *testing.T) {
 	r.must(r.authorize(ec2.Ingress, all(ec2.AnyProtocol, 0, 0), all(50, 80, 80), all(0, 1, 2), all(255, -5, 70000), all(ec2.ICMPv6, -1, -1), all(ec2.ICMP, 3, -1)))
 	r.want(ec2.Ingress, "-1 10.0.0.0/8, 50 10.0.0.0/8, 0 10.0.0.0/8, 255 10.0.0.0/8, icmpv6 -1--1 10.0.0.0/8, icmp 3--1 10.0.0.0/8")
 	r.refusedWith(r.authorize(ec2.Ingress, all(ec2.AnyProtocol, -1, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, ALL, ALLOW" already exists`)
-	r.refusedWith(r.authorize(ec2.Ingress, all(50, -1, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, 50, ALLOW" already exists`)
+	r.refusedWith(r.authorize(ec2.Ingress, all(50, -1, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, protocol: 50, ALLOW" already exists`)
 	r.refusedWith(r.authorize(ec2.Ingress, all(ec2.ICMP, 3, -1)), "InvalidPermission.Duplicate", `the specified rule "peer: 10.0.0.0/8, ICMP, type: 3, code: ALL, ALLOW" already exists`)
 	r.must(r.revoke(ec2.Ingress, all(ec2.AnyProtocol, -1, 17), all(50, 9, 9)))
 	r.want(ec2.Ingress, "0 10.0.0.0/8, 255 10.0.0.0/8, icmpv6 -1--1 10.0.0.0/8, icmp 3--1 10.0.0.0/8")

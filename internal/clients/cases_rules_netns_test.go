@@ -20,9 +20,12 @@ func permission(protocol string, from, to int32, sources ...string) types.IpPerm
 		p.FromPort, p.ToPort = &from, &to
 	}
 	for _, source := range sources {
-		if strings.HasPrefix(source, "sg-") {
+		switch {
+		case strings.HasPrefix(source, "sg-"):
 			p.UserIdGroupPairs = append(p.UserIdGroupPairs, types.UserIdGroupPair{GroupId: &source})
-		} else {
+		case strings.Contains(source, ":"):
+			p.Ipv6Ranges = append(p.Ipv6Ranges, types.Ipv6Range{CidrIpv6: &source})
+		default:
 			p.IpRanges = append(p.IpRanges, types.IpRange{CidrIp: &source})
 		}
 	}

@@ -25,6 +25,7 @@ var cases = []packetCase{
 	{"egress rules", []string{"AuthorizeSecurityGroupEgress", "RevokeSecurityGroupEgress", "UpdateSecurityGroupRuleDescriptionsEgress"}, (*testbed).egressRules},
 	{"group as source", nil, (*testbed).groupAsSource},
 	{"modified rule", []string{"ModifySecurityGroupRules"}, (*testbed).ruleModified},
+	{"IPv6 rules", nil, (*testbed).ipv6Rules},
 	{"revoke matches the source", nil, (*testbed).revokeMatchesTheSource},
 	{"groups of a running instance", []string{"ModifyInstanceAttribute", "ModifyNetworkInterfaceAttribute"}, (*testbed).groupsOfARunningInstance},
 	{"refused change changes nothing", nil, (*testbed).refusedChange},

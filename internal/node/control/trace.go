@@ -214,8 +214,10 @@ func ruleText(r ec2.Rule) string {
 	switch {
 	case r.Protocol == ec2.AnyProtocol:
 		traffic = "all traffic"
-	case r.Protocol == ec2.ICMP:
-		traffic = fmt.Sprintf("icmp %d:%d", r.From, r.To)
+	case !r.Protocol.HasRange():
+		traffic = fmt.Sprintf("protocol %d", r.Protocol)
+	case r.Protocol == ec2.ICMP, r.Protocol == ec2.ICMPv6:
+		traffic = fmt.Sprintf("%s %d:%d", r.Protocol, r.From, r.To)
 	case r.From == r.To:
 		traffic = fmt.Sprintf("%s %d", r.Protocol, r.From)
 	}

@@ -246,6 +246,10 @@ func TestTraceExplainsVerdictInVPC(t *testing.T) {
 	f.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{planetest.TCP(443, planetest.Everywhere)}})
 	f.traces(b, w, "tcp/80", "no-rule", "tcp 443 to 0.0.0.0/0")
 	f.traces(b, w, "tcp/80", "no-rule", "is for another range")
+	every6 := state.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: netip.MustParsePrefix("::/0")}
+	f.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: shut}, Direction: ec2.Egress, Rules: []state.RuleSpec{every6}, IPv6: true})
+	f.traces(b, w, "tcp/80", "no-rule", "all traffic to ::/0: ")
+	f.traces(b, w, "tcp/80", "no-rule", "is for IPv6")
 	f.traces(public.String(), b, "tcp/81", "no-rule", "-s "+web.Private.String()+"/32") // from the public address of web
 	f.traces(w, planetest.Laptop, "tcp/80", "forward", "")
 	f.traces(planetest.Laptop, w, "tcp/80", "forward", "")
