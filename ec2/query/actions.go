@@ -18,6 +18,7 @@ var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
 	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions,
+	accountSettingActions, instanceConsoleActions, classicLinkActions,
 )
 
 func merged(themes ...map[string]handler) map[string]handler {

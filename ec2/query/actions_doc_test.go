@@ -1,6 +1,7 @@
 package query
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -10,7 +11,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"palisade/ec2/query/model"
 )
+
+// update makes the tests write their files instead of comparing them.
+var update = flag.Bool("update", false, "write docs/API.md and the dialogs")
 
 //go:generate go test -run ^TestAPIDocumentMatchesActions$ -update .
 
@@ -55,9 +61,10 @@ The EC2 Query API, by GET or POST at ` + "`/`" + `: ` + "`Action`" + `, ` + "`Ve
 Signature Version 4 in the header or in the query string; the region is the signature's. ` + "`n`" + ` is a number from 1 up. Every
 action takes ` + "`DryRun`" + `. AWS's API Reference describes actions and parameters; FIDELITY.md lists what was checked.
 
-An action of AWS that is not listed here is UnsupportedOperation. *Refused* parameters of AWS would change which traffic is
-admitted; a value that turns something off is accepted. *Ignored* parameters are the other ones that are not served. A parameter
-that is served may still be refused for its value; the error tells which.
+Every action of AWS's service model is in one of three lists: *served*; *empty*, because it shows what no account has here; or
+*refused*, with the reason. *Refused* parameters would change which traffic is admitted; a value that turns something off is
+accepted. *Ignored* parameters are the other ones that are not served. A parameter that is served may still be refused for its
+value; the error tells which.
 
 `
 
@@ -65,7 +72,7 @@ func apiDocument() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, apiHead, firstVersion, lastVersion)
 	for _, s := range []*service{ec2Service, stsService, ssmService} {
-		title := fmt.Sprintf("EC2: %d actions", len(s.actions))
+		title := fmt.Sprintf("EC2: %d actions that are served", len(s.actions))
 		if s == stsService {
 			title = "STS, on the same port (version " + stsVersion + ")"
 		}
@@ -75,6 +82,9 @@ func apiDocument() string {
 		fmt.Fprintf(&b, "## %s\n\n", title)
 		for _, name := range slices.Sorted(maps.Keys(s.actions)) {
 			describeAction(&b, s, name)
+		}
+		if s == ec2Service {
+			describeOthers(&b)
 		}
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n"
@@ -94,7 +104,7 @@ func describeAction(b *strings.Builder, s *service, name string) {
 	served = slices.DeleteFunc(served, func(p string) bool { return strings.HasSuffix(p, ".*") })
 	fmt.Fprintf(b, "### %s\n\n%s\n\n", name, descriptions[name].does)
 	bullet(b, "Parameters", served)
-	for _, p := range awsActions()[name] {
+	for _, p := range parametersAtAWS(name) {
 		switch {
 		case top[p] || p == "DryRun" || s != ec2Service:
 		case !onlyReads(name) && decisive.MatchString(p):
@@ -110,6 +120,67 @@ func describeAction(b *strings.Builder, s *service, name string) {
 		fmt.Fprintf(b, "- Differs: %s\n", d)
 	}
 	b.WriteString("\n")
+}
+
+func parametersAtAWS(action string) (names []string) {
+	if a, ok := model.Lookup(action); ok {
+		for _, p := range a.Parameters {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// describeOthers lists the actions of AWS that no theme has.
+func describeOthers(b *strings.Builder) {
+	var empty []string
+	refused := make(map[string][]string)
+	for _, name := range model.Names() {
+		if _, served := actions[name]; served {
+			continue
+		}
+		if why := model.WhyRefused(name); why != "" {
+			refused[why] = append(refused[why], name)
+		} else {
+			empty = append(empty, name)
+		}
+	}
+	fmt.Fprintf(b, "## EC2: %d actions with an empty answer\n\n%s\n\n| action | shows nothing in | an id that is given is |\n| --- | --- | --- |\n", len(empty),
+		"An account has none of what these actions show. Filters are checked against AWS's reference, and ids by their form.")
+	for _, name := range empty {
+		a, _ := model.Lookup(name)
+		fmt.Fprintf(b, "| %s | %s | %s |\n", name, code(namesOfLists(a)), code(codesOfIDs(a)))
+	}
+	fmt.Fprintf(b, "\n## EC2: actions that are refused\n\nTheir answer is UnsupportedOperation, with the reason.\n")
+	for _, why := range slices.Sorted(maps.Keys(refused)) {
+		fmt.Fprintf(b, "\nRefused because %s (%d):\n%s\n", why, len(refused[why]), strings.Join(refused[why], ", "))
+	}
+	b.WriteString("\n")
+}
+
+func code(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return "`" + strings.Join(names, "`, `") + "`"
+}
+
+func namesOfLists(a *model.Action) (names []string) {
+	for _, m := range a.Answer {
+		if m.List {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+func codesOfIDs(a *model.Action) (codes []string) {
+	for _, m := range a.Parameters {
+		if kind, ok := model.KindNamedBy(a.Name, m.Name); ok && !slices.Contains(codes, kind.NotFound) {
+			codes = append(codes, kind.NotFound)
+		}
+	}
+	return codes
 }
 
 func bullet(b *strings.Builder, what string, names []string) {

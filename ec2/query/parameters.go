@@ -1,40 +1,13 @@
 package query
 
 import (
-	_ "embed"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 
 	"palisade/ec2"
+	"palisade/ec2/query/model"
 	"palisade/ec2/query/wire"
 )
-
-// awsText lists all Actions of AWS, served here or not. Each line is an Action and the
-// first parts of its parameters' names. TestActionListMatchesSDK -update writes it.
-//
-//go:embed aws.txt
-var awsText string
-
-// awsActions has, for each action of AWS, the names of its parameters, each up to its first dot.
-var awsActions = sync.OnceValue(func() map[string][]string {
-	all := make(map[string][]string)
-	for line := range strings.Lines(awsText) {
-		words := strings.Fields(line)
-		all[words[0]] = words[1:]
-	}
-	return all
-})
-
-// noSuchAction returns the error for an Action that is not served: one code for an Action
-// of AWS, another for a name that AWS does not have either.
-func noSuchAction(name string) error {
-	if _, ok := awsActions()[name]; ok {
-		return ec2.Errorf("UnsupportedOperation", "The action %s is not served here", name)
-	}
-	return ec2.Errorf("InvalidAction", "The action %s is not valid for this web service.", wire.Quote(name))
-}
 
 // decisive matches names of parameters that decide which traffic is admitted.
 var decisive = regexp.MustCompile(`(?i)` + strings.Join([]string{
@@ -53,10 +26,11 @@ func (c *call) refuseUnread(p *wire.Param) error {
 	if onlyReads(c.action) {
 		return nil
 	}
+	aws, _ := model.Lookup(c.action)
 	for _, u := range p.Unread() {
 		switch {
 		case asksForNothing(u) || !decides(u):
-		case slices.Contains(awsActions()[c.action], strings.SplitN(u.Name, ".", 2)[0]):
+		case aws.HasParameter(strings.SplitN(u.Name, ".", 2)[0]):
 			return ec2.Errorf("UnsupportedOperation", "The parameter %s of %s is not served here", wire.Quote(u.Name), c.action)
 		default:
 			return wire.Unknown(u.Name)
@@ -65,9 +39,7 @@ func (c *call) refuseUnread(p *wire.Param) error {
 	return nil
 }
 
-func onlyReads(action string) bool {
-	return strings.HasPrefix(action, "Describe") || strings.HasPrefix(action, "Get") || strings.HasPrefix(action, "List")
-}
+func onlyReads(action string) bool { return model.OnlyReads(action) }
 
 // decides reports whether a parameter may decide which traffic is admitted. Every
 // parameter of a rule does, whatever its name; the name of a placement group does not.

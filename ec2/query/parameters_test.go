@@ -5,7 +5,7 @@ import (
 )
 
 // Unknown parameters that may decide which traffic is admitted are refused; others are
-// ignored. A list parameter without a number is refused too.
+// ignored.
 func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 	w := newWorld(t)
 	const (
@@ -30,7 +30,7 @@ func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 		{run + "&MetadataOptions.HttpEndpoint=enabled&MetadataOptions.HttpProtocolIpv6=disabled&Placement.GroupName=spread", "DryRunOperation"},
 		{run + "&Monitoring.Enabled=false&FromTheFuture.1.Name=x&UserId=x", "DryRunOperation"},
 		{"Action=DescribeSecurityGroups&IncludeVpcPeering=true" + v, ""},
-		{"Action=DescribeSecurityGroups&GroupName=default" + v, "InvalidParameterValue"},
+		{"Action=DescribeSecurityGroups&Filter=default" + v, "InvalidParameterValue"},
 	} {
 		status, code := answer(t, w.post(t, c.form, nil))
 		if code != c.code || status >= 500 {

@@ -204,9 +204,9 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 	if err := c.service.checkVersion(c.version); err != nil {
 		return nil, err
 	}
-	h, ok := c.service.actions[action]
-	if !ok {
-		return nil, c.service.noSuchAction(action)
+	h, err := c.service.handler(action)
+	if err != nil {
+		return nil, err
 	}
 	c.action = action
 	if err := s.read(c, q, stale); err != nil {

@@ -21,7 +21,7 @@ type service struct {
 	read         func(q *Received) (*wire.Param, error)
 	actions      map[string]handler
 	checkVersion func(string) error
-	noSuchAction func(string) error
+	other        func(string) (handler, error) // for an action that actions lacks
 	encodeAnswer func(action, version, id string, answer any) []byte
 	encodeError  func(e *ec2.Error, id string) (status int, document []byte)
 }
@@ -35,11 +35,20 @@ var ec2Service = &service{
 	read:         readForm,
 	actions:      actions,
 	checkVersion: checkVersion,
-	noSuchAction: noSuchAction,
+	other:        otherAction,
 	encodeAnswer: encodeAnswer,
 	encodeError: func(e *ec2.Error, id string) (int, []byte) {
 		return status(e.Code), encodeError(e, id)
 	},
+}
+
+// handler returns what carries out an action. An action that is served has precedence over
+// the answer for what no account has.
+func (s *service) handler(action string) (handler, error) {
+	if h, ok := s.actions[action]; ok {
+		return h, nil
+	}
+	return s.other(action)
 }
 
 func serviceNamed(name string) (*service, bool) {

@@ -34,8 +34,8 @@ var ssmService = &service{
 	actions:      ssmActions,
 	read:         readJSON,
 	checkVersion: func(string) error { return nil },
-	noSuchAction: func(name string) error {
-		return ec2.Errorf("UnknownOperationException", "The action %s of SSM is not served here: only public image parameters can be read", wire.Quote(name))
+	other: func(name string) (handler, error) {
+		return handler{}, ec2.Errorf("UnknownOperationException", "The action %s of SSM is not served here: only public image parameters can be read", wire.Quote(name))
 	},
 	encodeAnswer: func(_, _, _ string, answer any) []byte {
 		document, err := json.Marshal(answer)

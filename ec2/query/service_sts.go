@@ -45,8 +45,8 @@ var stsService = &service{
 		}
 		return nil
 	},
-	noSuchAction: func(name string) error {
-		return ec2.Errorf("InvalidAction", "Could not find operation %s for version %s", wire.Quote(name), stsVersion)
+	other: func(name string) (handler, error) {
+		return handler{}, ec2.Errorf("InvalidAction", "Could not find operation %s for version %s", wire.Quote(name), stsVersion)
 	},
 	encodeAnswer: func(action, version, id string, answer any) []byte {
 		var b bytes.Buffer

@@ -87,7 +87,7 @@ func (s *Server) throttle(c *call, action string, p *wire.Param) error {
 	if s.limits.rate == 0 {
 		return nil
 	}
-	if _, known := c.service.actions[action]; !known {
+	if _, err := c.service.handler(action); err != nil {
 		action = "?" // all unknown names together, because there is no end of them
 	}
 	rate, own := actionRates[action]

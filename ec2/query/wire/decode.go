@@ -80,27 +80,71 @@ func decodeValue(p *Param, path string, v reflect.Value) error {
 	return nil
 }
 
-// decodeList refuses a child that is not a number: "IpRanges.1CidrIp" is a misprint in the
-// EC2 User Guide of 2012, and ignoring it would drop a source. It also refuses a value of
-// a list without a number, because a Describe that ignored it would show everything.
+// decodeList reads a list. A value without a number is the only element: Libcloud sends
+// KeyName for KeyName.1, and EC2 takes it. So are the fields of a struct without a number,
+// Filter.Name for Filter.1.Name. An empty value is an empty list, because the Go SDK sends
+// that. Numbers beside an element without a number are refused, and so is a child that is
+// neither a number nor a field: "IpRanges.1CidrIp" is a misprint in the EC2 User Guide of
+// 2012, and ignoring it would drop a source.
 func decodeList(p *Param, path string, v reflect.Value) error {
-	if p.Value != "" {
-		return ec2.Errorf("InvalidParameterValue", "The parameter %[1]s is a list: its values are %[1]s.1, %[1]s.2 and so on", path)
-	}
+	elem := v.Type().Elem()
 	numbers := make(map[int]*Param)
 	for name, c := range p.Children {
 		n, err := strconv.ParseUint(name, 10, 31)
+		if err != nil && isFieldOf(elem, name) {
+			continue
+		}
 		if _, twice := numbers[int(n)]; err != nil || twice {
 			return Unknown(path + "." + name)
 		}
 		numbers[int(n)] = c
 	}
+	single := len(numbers) < len(p.Children) || p.Value != ""
+	switch {
+	case p.Value != "" && elem.Kind() == reflect.Struct:
+		return ec2.Errorf("InvalidParameterValue", "The parameter %[1]s is a list of structures: give the members of %[1]s.1, %[1]s.2 and so on", path)
+	case single && len(numbers) > 0:
+		return ec2.Errorf("InvalidParameterCombination", "The list %[1]s has elements with a number and one without: number all of them, %[1]s.1, %[1]s.2 and so on", path)
+	case single:
+		numbers[1] = p
+	}
 	for _, n := range slices.Sorted(maps.Keys(numbers)) {
-		item := reflect.New(v.Type().Elem()).Elem()
-		if err := decodeValue(numbers[n], fmt.Sprintf("%s.%d", path, n), item); err != nil {
+		item := reflect.New(elem).Elem()
+		at := fmt.Sprintf("%s.%d", path, n)
+		if single {
+			at = path
+		}
+		if err := decodeValue(numbers[n], at, item); err != nil {
 			return err
 		}
 		v.Set(reflect.Append(v, item))
 	}
 	return nil
+}
+
+// isFieldOf reports whether name is the first part of a parameter of a list's element.
+func isFieldOf(elem reflect.Type, name string) bool {
+	if elem.Kind() != reflect.Struct {
+		return false
+	}
+	for i, known := range namesOf(elem) {
+		if known == name || known == "" && isFieldOf(elem.Field(i).Type, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Texts returns the values of one parameter: of a list, or of a scalar that is given.
+func Texts(p *Param, name string, isList bool) (list []string, err error) {
+	c := p.Children[name]
+	if c == nil {
+		return nil, nil
+	}
+	if !isList {
+		c.read = true
+		return []string{c.Value}, nil
+	}
+	err = decodeValue(c, name, reflect.ValueOf(&list).Elem())
+	return list, err
 }

@@ -12,8 +12,8 @@ import (
 
 // Encode writes the elements of a struct's fields, or of the struct that answer points to.
 // A field's `wire` tag is its element's name. An empty list is an empty element, because
-// boto3 leaves out a missing list and its users index the result; an empty string, a zero
-// time and a nil pointer have no element.
+// boto3 leaves out a missing list and its users index the result; an empty string that is
+// no Present, a zero time and a nil pointer have no element.
 func Encode(b *bytes.Buffer, answer any) {
 	encodeStruct(b, reflect.Indirect(reflect.ValueOf(answer)))
 }
@@ -39,7 +39,13 @@ func namesOf(t reflect.Type) []string {
 	return names
 }
 
-var timeType = reflect.TypeFor[time.Time]()
+// A Present is a text whose element is in the answer also if it is empty.
+type Present string
+
+var (
+	timeType    = reflect.TypeFor[time.Time]()
+	presentType = reflect.TypeFor[Present]()
+)
 
 func encodeStruct(b *bytes.Buffer, v reflect.Value) {
 	for i, name := range namesOf(v.Type()) {
@@ -80,8 +86,11 @@ func encodeValue(b *bytes.Buffer, name string, v reflect.Value) {
 		}
 		end(b, name)
 	case reflect.String:
-		if v.Len() > 0 {
+		switch {
+		case v.Len() > 0:
 			Element(b, name, v.String())
+		case v.Type() == presentType:
+			b.WriteString("<" + name + "/>")
 		}
 	case reflect.Int:
 		Element(b, name, strconv.FormatInt(v.Int(), 10))

@@ -21,12 +21,19 @@ type page struct {
 	Max *int `wire:"MaxResults"`
 }
 
+// A filter is an element of a list of structures, with a list of its own.
+type filter struct {
+	Name   string   `wire:"Name"`
+	Values []string `wire:"Value"`
+}
+
 type request struct {
 	Names     []string  `wire:"GroupName"`
 	Count     int       `wire:"Count"`
 	Force     bool      `wire:"Force"`
 	Placement placement `wire:"Placement"`
 	Profile   *struct{} `wire:"Profile"`
+	Filters   []filter  `wire:"Filter"`
 	page
 }
 
@@ -39,6 +46,12 @@ func TestDecodeFillsStruct(t *testing.T) {
 		{"", request{}},
 		{"GroupName.10=c&GroupName.3=a&GroupName.7=b", request{Names: []string{"a", "b", "c"}}},
 		{"GroupName.0=a", request{Names: []string{"a"}}},
+		{"GroupName=a", request{Names: []string{"a"}}},
+		{"GroupName=", request{}}, // the Go SDK's empty list
+		{"Filter.1.Name=x&Filter.1.Value=a", request{Filters: []filter{{"x", []string{"a"}}}}},
+		{"Filter.Name=x&Filter.Value=a", request{Filters: []filter{{"x", []string{"a"}}}}},
+		{"Filter.Name=x&Filter.Value.1=a&Filter.Value.2=b", request{Filters: []filter{{"x", []string{"a", "b"}}}}},
+		{"Filter=", request{}},
 		{"Count=-1&Force=TRUE", request{Count: -1, Force: true}},
 		{"Force=0", request{}},
 		{"Placement.AvailabilityZone=us-east-1a", request{Placement: placement{"us-east-1a"}}},
@@ -62,7 +75,13 @@ func TestDecodeFillsStruct(t *testing.T) {
 
 func TestDecodeRefusesParametersThatDoNotFit(t *testing.T) {
 	for _, c := range []struct{ form, code string }{
-		{"GroupName=a", "InvalidParameterValue"},
+		{"GroupName=a&GroupName.1=b", "InvalidParameterCombination"},
+		{"GroupName=a&GroupName.x=b", "UnknownParameter"},
+		{"Filter=a", "InvalidParameterValue"},
+		{"Filter.Name=x&Filter.1.Value=a", "InvalidParameterCombination"},
+		{"Filter.Nam=x", "UnknownParameter"},
+		{"Filter.Name=x&Filter.Valu=a", "UnknownParameter"},
+		{"Filter.1Name=x", "UnknownParameter"},
 		{"GroupName.x=a", "UnknownParameter"},
 		{"GroupName.1=a&GroupName.01=b", "UnknownParameter"},
 		{"Count=x", "InvalidParameterValue"},
@@ -110,6 +129,7 @@ func TestEncodeWritesElements(t *testing.T) {
 		Text    string    `wire:"text"`
 		Empty   string    `wire:"empty"`
 		Number  int       `wire:"number"`
+		Present Present   `wire:"present"`
 		Missing *int      `wire:"missing"`
 		Time    time.Time `wire:"time"`
 		Never   time.Time `wire:"never"`
@@ -121,7 +141,7 @@ func TestEncodeWritesElements(t *testing.T) {
 	}
 	var b bytes.Buffer
 	Encode(&b, &answer)
-	want := `<text>a &lt;b&gt; &amp; &#34;c&#34;</text><number>0</number><time>2026-11-28T01:02:03.004Z</time>` +
+	want := `<text>a &lt;b&gt; &amp; &#34;c&#34;</text><number>0</number><present/><time>2026-11-28T01:02:03.004Z</time>` +
 		`<items><item><name>x</name></item><item><name>y</name></item></items><none/><on>true</on>`
 	if got := b.String(); got != want {
 		t.Errorf("encoded %s\nwant    %s", got, want)
