@@ -99,27 +99,38 @@ type stateChange struct {
 	Previous stateItem      `wire:"previousState"`
 }
 
+// noInstances is EC2's error for a change of instances that names none (AWS, observed).
+func noInstances() error {
+	return ec2.Errorf("InvalidParameterCombination", "No instances specified")
+}
+
 func terminateInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&state.TerminateInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(r, &state.TerminateInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func stopInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&state.StopInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(r, &state.StopInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func startInstances(c *call, r *changeStateRequest) (*changeStateAnswer, error) {
-	return c.changeState(&state.StartInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
+	return c.changeState(r, &state.StartInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs})
 }
 
 func rebootInstances(c *call, r *changeStateRequest) (*returned, error) {
+	if len(r.InstanceIDs) == 0 {
+		return nil, noInstances()
+	}
 	if _, err := c.apply(&state.RebootInstances{Account: c.account, Region: c.region, Instances: r.InstanceIDs}); err != nil {
 		return nil, err
 	}
 	return &done, nil
 }
 
-func (c *call) changeState(r state.Request) (*changeStateAnswer, error) {
-	result, err := c.apply(r)
+func (c *call) changeState(r *changeStateRequest, change state.Request) (*changeStateAnswer, error) {
+	if len(r.InstanceIDs) == 0 {
+		return nil, noInstances()
+	}
+	result, err := c.apply(change)
 	if err != nil {
 		return nil, err
 	}

@@ -40,8 +40,8 @@ var instanceFilters = func() filterable[shownInstance] {
 	all := filterable[shownInstance]{
 		"architecture":        of(func(i instanceItem) string { return i.Architecture }),
 		"availability-zone":   of(func(i instanceItem) string { return i.Placement.Zone }),
-		"client-token":        of(func(i instanceItem) string { return i.ClientToken }),
-		"dns-name":            of(func(i instanceItem) string { return i.PublicDNS }),
+		"client-token":        of(func(i instanceItem) string { return string(i.ClientToken) }),
+		"dns-name":            of(func(i instanceItem) string { return string(i.PublicDNS) }),
 		"group-id":            groupIDs,
 		"group-name":          groupNames,
 		"image-id":            of(func(i instanceItem) string { return i.Image }),
@@ -57,9 +57,9 @@ var instanceFilters = func() filterable[shownInstance] {
 		"launch-time":         of(func(i instanceItem) string { return wire.FormatTime(i.LaunchTime) }),
 		"monitoring-state":    of(func(i instanceItem) string { return i.Monitoring.State }),
 		"owner-id":            func(s shownInstance) []string { return nonEmpty(string(s.Account)) },
-		"private-dns-name":    of(func(i instanceItem) string { return i.PrivateDNS }),
+		"private-dns-name":    of(func(i instanceItem) string { return string(i.PrivateDNS) }),
 		"private-ip-address":  of(func(i instanceItem) string { return i.PrivateAddress }),
-		"reason":              of(func(i instanceItem) string { return i.Reason }),
+		"reason":              of(func(i instanceItem) string { return string(i.Reason) }),
 		"reservation-id":      func(s shownInstance) []string { return nonEmpty(s.Reservation) },
 		"root-device-type":    of(func(i instanceItem) string { return i.RootDevice }),
 		"state-reason-code":   of(func(i instanceItem) string { return deref(i.StateReason).Code }),
@@ -83,15 +83,11 @@ var instanceFilters = func() filterable[shownInstance] {
 	} {
 		all[name] = never[shownInstance]
 	}
-	inner := make(filterable[shownInstance])
-	for name, values := range interfaceFilters {
-		inner["network-interface."+name] = func(s shownInstance) (list []string) {
-			for _, x := range s.interfaces {
-				list = append(list, values(x)...)
-			}
-			return list
+	for _, filters := range []filterable[interfaceItem]{interfaceFilters, innerInterfaceFilters} {
+		for name, values := range filters {
+			all["network-interface."+name] = eachOf(func(s shownInstance) []interfaceItem { return s.interfaces }, values)
 		}
 	}
-	maps.Copy(all, inner)
+	maps.Copy(all, instanceOptionFilters)
 	return all
 }()

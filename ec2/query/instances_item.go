@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 type reservationItem struct {
@@ -25,9 +26,9 @@ type instanceItem struct {
 	ID             ec2.InstanceID `wire:"instanceId"`
 	Image          string         `wire:"imageId"`
 	State          stateItem      `wire:"instanceState"`
-	PrivateDNS     string         `wire:"privateDnsName"`
-	PublicDNS      string         `wire:"dnsName"`
-	Reason         string         `wire:"reason"`
+	PrivateDNS     wire.Present   `wire:"privateDnsName"`
+	PublicDNS      wire.Present   `wire:"dnsName"`
+	Reason         wire.Present   `wire:"reason"`
 	KeyName        string         `wire:"keyName"`
 	LaunchIndex    int            `wire:"amiLaunchIndex"`
 	ProductCodes   []tag          `wire:"productCodes"`
@@ -43,10 +44,11 @@ type instanceItem struct {
 	RootDevice     string         `wire:"rootDeviceType"`
 	BlockDevices   []tag          `wire:"blockDeviceMapping"`
 	Virtualization string         `wire:"virtualizationType"`
-	ClientToken    string         `wire:"clientToken"`
+	ClientToken    wire.Present   `wire:"clientToken"`
 	Tags           []tag          `wire:"tagSet"`
 	Interfaces     []nicItem      `wire:"networkInterfaceSet"` // EC2-Classic shows none
 	*vpcInstanceItem
+	fixedInstanceItem
 }
 
 // A vpcInstanceItem has the elements that only instances in a VPC show. The elements after
@@ -143,24 +145,23 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 		Architecture:   "x86_64",
 		RootDevice:     "instance-store",
 		Virtualization: "paravirtual",
-		ClientToken:    i.ClientToken,
+		ClientToken:    wire.Present(i.ClientToken),
 		Tags:           c.tags(string(i.ID)),
 	}
 	if code, message, ok := strings.Cut(i.StateReason, ": "); ok {
-		item.Reason, item.StateReason = i.StateReason, &reasonItem{code, message}
-	} else {
-		item.Reason = i.StateReason
+		item.StateReason = &reasonItem{code, message}
 	}
+	item.Reason, item.fixedInstanceItem = wire.Present(i.StateReason), newFixedInstanceItem(i)
 	if i.VPC != "" {
 		c.showVPC(&item, i)
 		return item
 	}
 	if eni, ok := c.activeInterface(i); ok {
 		item.PrivateAddress = eni.Private.String()
-		item.PrivateDNS = privateName(eni.Region, eni.Private)
+		item.PrivateDNS = wire.Present(privateName(eni.Region, eni.Private))
 		if eni.Public.IsValid() {
 			item.PublicAddress = eni.Public.String()
-			item.PublicDNS = publicName(eni.Region, eni.Public)
+			item.PublicDNS = wire.Present(publicName(eni.Region, eni.Public))
 		}
 	}
 	return item
@@ -179,7 +180,7 @@ func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 		return
 	}
 	primary := c.newInterfaceItem(eni)
-	item.PrivateAddress, item.PrivateDNS = primary.PrivateAddress, primary.PrivateDNS
+	item.PrivateAddress, item.PrivateDNS = primary.PrivateAddress, wire.Present(primary.PrivateDNS)
 	if a := primary.Association; a != nil {
 		item.PublicAddress, item.PublicDNS = a.Public, a.PublicDNS
 	}

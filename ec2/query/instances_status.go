@@ -27,6 +27,8 @@ type describeInstanceStatusAnswer struct {
 type instanceStatusItem struct {
 	ID       ec2.InstanceID `wire:"instanceId"`
 	Zone     string         `wire:"availabilityZone"`
+	ZoneID   string         `wire:"availabilityZoneId"`
+	Operator operatorItem   `wire:"operator"`
 	Events   []tag          `wire:"eventsSet"`
 	State    stateItem      `wire:"instanceState"`
 	System   statusSummary  `wire:"systemStatus"`
@@ -61,6 +63,12 @@ func (s statusSummary) reachability() []string {
 
 var instanceStatusFilters = filterable[instanceStatusItem]{
 	"availability-zone":            func(i instanceStatusItem) []string { return nonEmpty(i.Zone) },
+	"application-status.status":    never[instanceStatusItem],
+	"attached-ebs-status.status":   never[instanceStatusItem],
+	"availability-zone-id":         func(i instanceStatusItem) []string { return nonEmpty(i.ZoneID) },
+	"event.not-before-deadline":    never[instanceStatusItem],
+	"operator.managed":             func(i instanceStatusItem) []string { return boolean(i.Operator.Managed) },
+	"operator.principal":           never[instanceStatusItem],
 	"event.code":                   never[instanceStatusItem],
 	"event.description":            never[instanceStatusItem],
 	"event.instance-event-id":      never[instanceStatusItem],
@@ -94,6 +102,7 @@ func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describ
 		item := instanceStatusItem{
 			ID: i.ID, Zone: c.view.ZoneOf(i), State: newStateItem(i.State), System: newStatus(i.State), Instance: newStatus(i.State),
 		}
+		item.ZoneID = zoneID(item.Zone)
 		if (r.All || i.State == ec2.Running) && instanceStatusFilters.match(item, r.Filters, tags) {
 			items = append(items, item)
 		}

@@ -127,3 +127,15 @@ func TestChangesOfUnknownInstancesAreRefused(t *testing.T) {
 	_, err = api.StopInstances(ctx, &sdk.StopInstancesInput{InstanceIds: []string{"sg-1"}})
 	wantCode(t, "stop malformed", err, "InvalidInstanceID.Malformed", "")
 }
+
+func TestChangeOfNoInstancesIsRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, action := range []string{"TerminateInstances", "StopInstances", "StartInstances", "RebootInstances"} {
+		for _, ids := range []string{"", "&InstanceId=", "&DryRun=true"} {
+			code, message := w.ask(t, "dev", "Action="+action+"&Version=2016-11-15"+ids)
+			if code != "InvalidParameterCombination" || message != "No instances specified" {
+				t.Errorf("%s%s: got %s: %s, want InvalidParameterCombination: No instances specified", action, ids, code, message)
+			}
+		}
+	}
+}

@@ -82,7 +82,7 @@ func describeNetworkInterfaceAttribute(c *call, r *describeNetworkInterfaceAttri
 	answer := &describeNetworkInterfaceAttributeAnswer{Interface: eni.ID}
 	switch r.Attribute {
 	case "description":
-		answer.Description = &textValue{item.Description}
+		answer.Description = &textValue{string(item.Description)}
 	case "sourceDestCheck":
 		answer.Checked = &boolValue{item.Checked}
 	case "attachment":

@@ -34,7 +34,7 @@ var interfaceFilters = func() filterable[interfaceItem] {
 		"association.allocation-id":         association(func(a publicItem) string { return string(a.Allocation) }),
 		"association.association-id":        association(func(a publicItem) string { return a.ID }),
 		"association.ip-owner-id":           association(func(a publicItem) string { return a.Owner }),
-		"association.public-dns-name":       association(func(a publicItem) string { return a.PublicDNS }),
+		"association.public-dns-name":       association(func(a publicItem) string { return string(a.PublicDNS) }),
 		"association.public-ip":             association(func(a publicItem) string { return a.Public }),
 		"attachment.attach-time":            attachment(func(a *attachmentItem) string { return wire.FormatTime(a.Time) }),
 		"attachment.attachment-id":          attachment(func(a *attachmentItem) string { return string(a.ID) }),
@@ -44,7 +44,10 @@ var interfaceFilters = func() filterable[interfaceItem] {
 		"attachment.instance-owner-id":      attachment(func(a *attachmentItem) string { return string(a.InstanceOwner) }),
 		"attachment.status":                 attachment(func(a *attachmentItem) string { return a.Status }),
 		"availability-zone":                 of(func(i interfaceItem) string { return i.Zone }),
-		"description":                       of(func(i interfaceItem) string { return i.Description }),
+		"availability-zone-id":              of(func(i interfaceItem) string { return i.ZoneID }),
+		"operator.managed":                  of(func(i interfaceItem) string { return strconv.FormatBool(i.Operator.Managed) }),
+		"operator.principal":                never[interfaceItem],
+		"description":                       of(func(i interfaceItem) string { return string(i.Description) }),
 		"group-id": func(i interfaceItem) []string {
 			return valuesOf(i.Groups, func(g groupName) string { return string(g.ID) })
 		},

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/query/wire"
 )
 
 // An interfaceItem is an interface in answers about interfaces.
 type interfaceItem struct {
 	nicItem
 	Zone      string `wire:"availabilityZone"`
+	ZoneID    string `wire:"availabilityZoneId"`
 	Requester string `wire:"requesterId"`
 	Managed   bool   `wire:"requesterManaged"`
 	Tags      []tag  `wire:"tagSet"`
@@ -30,7 +32,7 @@ type attachmentItem struct {
 // A publicItem is a public address. Owner is the account of an elastic address, or amazon.
 type publicItem struct {
 	Public     string           `wire:"publicIp"`
-	PublicDNS  string           `wire:"publicDnsName"`
+	PublicDNS  wire.Present     `wire:"publicDnsName"`
 	Owner      string           `wire:"ipOwnerId"`
 	Allocation ec2.AllocationID `wire:"allocationId"`
 	ID         string           `wire:"associationId"`
@@ -48,7 +50,7 @@ type nicItem struct {
 	ID             ec2.InterfaceID `wire:"networkInterfaceId"`
 	Subnet         ec2.SubnetID    `wire:"subnetId"`
 	VPC            ec2.VPCID       `wire:"vpcId"`
-	Description    string          `wire:"description"`
+	Description    wire.Present    `wire:"description"`
 	Owner          ec2.AccountID   `wire:"ownerId"`
 	Status         string          `wire:"status"`
 	MAC            string          `wire:"macAddress"`
@@ -61,6 +63,7 @@ type nicItem struct {
 	Addresses      []nicAddress    `wire:"privateIpAddressesSet"`
 	IPv6Addresses  []tag           `wire:"ipv6AddressesSet"`
 	Type           string          `wire:"interfaceType"`
+	Operator       operatorItem    `wire:"operator"`
 }
 
 func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
@@ -68,7 +71,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 		ID:             eni.ID,
 		Subnet:         eni.Subnet,
 		VPC:            eni.VPC,
-		Description:    eni.Description,
+		Description:    wire.Present(eni.Description),
 		Owner:          eni.Account,
 		Status:         "available",
 		MAC:            eni.MAC.String(),
@@ -79,7 +82,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 		Type:           "interface",
 	}}
 	if s, ok := c.view.Subnet(eni.Subnet); ok {
-		item.Zone = s.Zone
+		item.Zone, item.ZoneID = s.Zone, zoneID(s.Zone)
 	}
 	if eni.External != nil { // shows which node the interface is attached at
 		item.Requester, item.Managed = string(eni.Node), true
@@ -116,7 +119,7 @@ func (c *call) newAssociation(eni *ec2.Interface, pair ec2.AddressPair) *publicI
 	}
 	a := &publicItem{Public: pair.Public.String(), Owner: "amazon"}
 	if vpc, ok := c.view.VPC(eni.VPC); ok && vpc.DNSHostnames {
-		a.PublicDNS = publicName(eni.Region, pair.Public)
+		a.PublicDNS = wire.Present(publicName(eni.Region, pair.Public))
 	}
 	for e := range c.view.ElasticAddressesOf(eni.Account, eni.Region) {
 		if e.Public == pair.Public {

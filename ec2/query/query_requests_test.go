@@ -176,7 +176,7 @@ func TestBadRequestsAreClientErrors(t *testing.T) {
 		{"Action=AuthorizeSecurityGroupIngress&GroupName=default&CidrIp=0.0.0.0/0" + v, "MissingParameter"},
 		{"Action=AuthorizeSecurityGroupIngress&GroupName=default&IpProtocol=tcp&FromPort=1&ToPort=1&CidrIp=0.0.0.0/0&SourceSecurityGroupOwnerId=1" + v, "MissingParameter"},
 		{"Action=RevokeSecurityGroupIngress&GroupName=default&SecurityGroupRuleId.1=sgr-1" + v, "InvalidSecurityGroupRuleId.NotFound"},
-		{"Action=TerminateInstances" + v, "MissingParameter"},
+		{"Action=TerminateInstances" + v, "InvalidParameterCombination"},
 		{"Action=CreateKeyPair" + v, "MissingParameter"},
 		{"Action=CreateKeyPair&KeyName=x&KeyType=dsa" + v, "InvalidParameterValue"},
 		{"Action=ImportKeyPair&KeyName=x&PublicKeyMaterial=%25" + v, "InvalidParameterValue"},

@@ -136,6 +136,7 @@ var vpcListing = listing[vpcItem]{
 	id:   func(v vpcItem) string { return string(v.ID) },
 	filters: filterable[vpcItem]{
 		"cidr":            func(v vpcItem) []string { return nonEmpty(v.CIDR) },
+		"cidr-block":      func(v vpcItem) []string { return nonEmpty(v.CIDR) }, // not in the reference, but clients send it
 		"cidrBlock":       func(v vpcItem) []string { return nonEmpty(v.CIDR) },
 		"dhcp-options-id": func(v vpcItem) []string { return nonEmpty(v.DHCPOptions) },
 		"dhcpOptionsId":   func(v vpcItem) []string { return nonEmpty(v.DHCPOptions) },
