@@ -15,4 +15,5 @@ type Account struct {
 	ID       AccountID
 	Name     string
 	Platform Platform
+	Regions  []Region `json:",omitempty"` // that it has used, apart from the one that the cluster began with; sorted
 }

@@ -19,6 +19,10 @@ type Network struct {
 	// the ranges for public addresses.
 	Pools       []netip.Prefix
 	PublicPools []netip.Prefix
+
+	// Opened says that the network was made when an account first used its region. It has the
+	// settings of the first EC2-Classic network, and public addresses of that network's pools.
+	Opened bool `json:",omitempty"`
 }
 
 // TrackingMode says what happens to a tracked connection when the rule that admitted it is

@@ -20,7 +20,8 @@ type NodeState string
 const Fenced NodeState = "fenced"
 
 // A Node is a cluster member that can carry instances. Its zone is the availability zone of
-// the instances on it: "us-east-1a".
+// the instances on it, "us-east-1a", unless an operator has set the zones of a region and which nodes
+// carry them (ec2/region).
 //
 // JSON leaves out an empty field that the first release did not have, so that commands of that
 // release keep their meaning.

@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"palisade/ec2"
-	"palisade/ec2/query/wire"
 	"palisade/ec2/state"
 )
 
@@ -58,8 +57,8 @@ func (s *Server) check(c *call, q *Received, r *http.Request) error {
 	if !valid || !known || key.Inactive {
 		return ec2.Errorf("AuthFailure", notValid)
 	}
-	if _, ok := c.view.ClassicNetwork(ec2.Region(g.Region)); !ok && c.service != stsService { // STS is global
-		return ec2.Errorf("AuthFailure", "Credential should be scoped to a valid region, not '%s'.", wire.Quote(g.Region))
+	if err := c.view.ServesRegion(ec2.Region(g.Region)); err != nil && c.service != stsService { // STS is global
+		return err
 	}
 	c.account, c.region, c.accessKey = key.Account, ec2.Region(g.Region), key.ID
 	c.signature = &state.Signature{Account: key.Account, ID: g.ID(), Until: g.Until()}

@@ -99,7 +99,7 @@ func (s *Server) Answer(ctx context.Context, q *Received, via ec2.NodeID) (*Repl
 	c.via = via
 	defer c.endWork()
 	answer, err := s.serve(c, q)
-	if errors.Is(err, ErrElsewhere) && c.applied == 1 {
+	if errors.Is(err, ErrElsewhere) && c.applied <= 1 {
 		return nil, ErrElsewhere
 	}
 	if err != nil {

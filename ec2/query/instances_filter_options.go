@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
 )
 
 // instanceOptionFilters are filters of "DescribeInstances" on options of instances. Only
@@ -18,7 +19,7 @@ var instanceOptionFilters = func() filterable[shownInstance] {
 		}
 	}
 	f := filterable[shownInstance]{
-		"availability-zone-id": func(s shownInstance) []string { return nonEmpty(zoneID(s.item.Placement.Zone)) },
+		"availability-zone-id": func(s shownInstance) []string { return nonEmpty(region.ZoneID(s.item.Placement.Zone)) },
 		"capacity-reservation-specification.capacity-reservation-preference": of(func(v *vpcInstanceItem) string { return v.Capacity.Preference }),
 		"current-instance-boot-mode":                                         func(s shownInstance) []string { return nonEmpty(s.item.BootMode) },
 		"ebs-optimized":                                                      of(func(v *vpcInstanceItem) string { return strconv.FormatBool(v.EBS) }),

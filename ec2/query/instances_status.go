@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/region"
 )
 
 // instanceStatusActions show the status checks of instances.
@@ -102,7 +103,7 @@ func describeInstanceStatus(c *call, r *describeInstanceStatusRequest) (*describ
 		item := instanceStatusItem{
 			ID: i.ID, Zone: c.view.ZoneOf(i), State: newStateItem(i.State), System: newStatus(i.State), Instance: newStatus(i.State),
 		}
-		item.ZoneID = zoneID(item.Zone)
+		item.ZoneID = region.ZoneID(item.Zone)
 		if (r.All || i.State == ec2.Running) && instanceStatusFilters.match(item, r.Filters, tags) {
 			items = append(items, item)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
 )
 
 // instanceTypeActions show instance types. An instance may have any well-formed type, and
@@ -210,15 +211,14 @@ func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequ
 	case "", "region":
 		locationType, locations = "region", []string{string(c.region)}
 	case "availability-zone", "availability-zone-id":
-		for n := range c.view.Nodes() {
-			if !n.Serves(c.region) || !n.Member() {
-				continue
+		for _, z := range c.view.Zones(c.region) {
+			switch {
+			case len(z.Nodes) == 0:
+			case locationType == "availability-zone-id":
+				locations = append(locations, region.ZoneID(z.Name))
+			default:
+				locations = append(locations, z.Name)
 			}
-			zone := n.Zone
-			if locationType == "availability-zone-id" {
-				zone = zoneID(zone)
-			}
-			locations = append(locations, zone)
 		}
 	default:
 		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter locationType is invalid.", wire.Quote(locationType))

@@ -6,6 +6,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
 )
 
 // An interfaceItem is an interface in answers about interfaces.
@@ -82,7 +83,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 		Type:           "interface",
 	}}
 	if s, ok := c.view.Subnet(eni.Subnet); ok {
-		item.Zone, item.ZoneID = s.Zone, zoneID(s.Zone)
+		item.Zone, item.ZoneID = s.Zone, region.ZoneID(s.Zone)
 	}
 	if eni.External != nil { // shows which node the interface is attached at
 		item.Requester, item.Managed = string(eni.Node), true

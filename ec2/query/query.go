@@ -227,6 +227,11 @@ func (s *Server) serve(c *call, q *Received) (any, error) {
 	if err := c.beginWork(); err != nil { // Answer ends it
 		return nil, err
 	}
+	if !stale && c.service == ec2Service {
+		if err := c.openRegion(); err != nil {
+			return nil, err
+		}
+	}
 	return h.do(c, params)
 }
 

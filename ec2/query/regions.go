@@ -2,14 +2,14 @@ package query
 
 import (
 	"fmt"
-	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
+	"palisade/ec2/state"
 )
 
 // regionActions show regions, zones and account attributes, which no request creates.
@@ -72,7 +72,9 @@ func describeAccountAttributes(c *call, r *describeAccountAttributesRequest) (*d
 }
 
 type describeRegionsRequest struct {
-	Names []string `wire:"RegionName"`
+	Names   []string `wire:"RegionName"`
+	All     bool     `wire:"AllRegions"`
+	Filters []filter `wire:"Filter"`
 }
 
 type describeRegionsAnswer struct {
@@ -85,11 +87,49 @@ type regionItem struct {
 	OptIn    string     `wire:"optInStatus"`
 }
 
+const notOptedIn = "not-opted-in"
+
+var regionFilters = filterable[regionItem]{
+	"endpoint":      func(r regionItem) []string { return nonEmpty(r.Endpoint) },
+	"opt-in-status": func(r regionItem) []string { return nonEmpty(r.OptIn) },
+	"region-name":   func(r regionItem) []string { return nonEmpty(r.Name) },
+}
+
+// describeRegions shows the regions that are served. With AllRegions it also shows those of AWS that
+// are not, as regions without opt-in.
 func describeRegions(c *call, r *describeRegionsRequest) (*describeRegionsAnswer, error) {
+	if err := regionFilters.check(r.Filters); err != nil {
+		return nil, err
+	}
+	served := c.view.Regions()
+	names := slices.Clone(served)
+	for _, k := range region.All() {
+		names = append(names, k.Name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for _, name := range r.Names {
+		if !slices.Contains(names, ec2.Region(name)) {
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid region name(s) provided: [%s]. The regions are: %s.", wire.Quote(name), region.List(served))
+		}
+	}
 	answer := &describeRegionsAnswer{}
-	for n := range c.view.Networks() {
-		if n.VPC == "" && (len(r.Names) == 0 || slices.Contains(r.Names, string(n.Region))) {
-			answer.Regions = append(answer.Regions, regionItem{n.Region, "ec2." + string(n.Region) + ".amazonaws.com", "opt-in-not-required"})
+	for _, name := range names {
+		item := regionItem{name, "ec2." + string(name) + ".amazonaws.com", "opt-in-not-required"}
+		known, _ := region.Named(name)
+		isServed := slices.Contains(served, name)
+		switch {
+		case !isServed:
+			item.OptIn = notOptedIn
+		case known.OptIn:
+			item.OptIn = "opted-in"
+		}
+		asked := r.All || isServed
+		if len(r.Names) > 0 {
+			asked = slices.Contains(r.Names, string(name))
+		}
+		if asked && regionFilters.match(item, r.Filters, nil) {
+			answer.Regions = append(answer.Regions, item)
 		}
 	}
 	return answer, nil
@@ -98,6 +138,7 @@ func describeRegions(c *call, r *describeRegionsRequest) (*describeRegionsAnswer
 type describeAvailabilityZonesRequest struct {
 	Names   []string `wire:"ZoneName"`
 	IDs     []string `wire:"ZoneId"`
+	All     bool     `wire:"AllAvailabilityZones"` // there are no zones that need an opt-in
 	Filters []filter `wire:"Filter"`
 }
 
@@ -131,32 +172,27 @@ var zoneFilters = filterable[zoneItem]{
 	"parent-zone-name": never[zoneItem],
 }
 
-// describeAvailabilityZones shows the zones of the region's nodes. A zone whose nodes are
-// all fenced is unavailable.
+// describeAvailabilityZones shows the zones of the region. A zone whose nodes are all fenced is
+// unavailable.
 func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*describeAvailabilityZonesAnswer, error) {
 	if err := zoneFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	states := make(map[string]string)
-	for n := range c.view.Nodes() {
-		switch {
-		case !n.Serves(c.region):
-		case n.Member():
-			states[n.Zone] = "available"
-		case states[n.Zone] == "":
-			states[n.Zone] = "unavailable"
-		}
-	}
 	var zones []zoneItem
-	for _, zone := range slices.Sorted(maps.Keys(states)) {
-		zones = append(zones, zoneItem{
-			Name: zone, ID: zoneID(zone), State: states[zone], Region: c.region,
+	var names []string
+	for _, z := range c.view.Zones(c.region) {
+		item := zoneItem{
+			Name: z.Name, ID: region.ZoneID(z.Name), State: "available", Region: c.region,
 			Type: "availability-zone", Group: c.region, BorderGroup: c.region, OptIn: "opt-in-not-required",
-		})
+		}
+		if len(z.Nodes) == 0 {
+			item.State = "unavailable"
+		}
+		zones, names = append(zones, item), append(names, z.Name)
 	}
 	for _, name := range slices.Concat(r.Names, r.IDs) {
 		if !slices.ContainsFunc(zones, func(z zoneItem) bool { return z.Name == name || z.ID == name }) {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", wire.Quote(name))
+			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]. Region %s has: %s.", wire.Quote(name), c.region, strings.Join(names, ", "))
 		}
 	}
 	return &describeAvailabilityZonesAnswer{slices.DeleteFunc(zones, func(z zoneItem) bool {
@@ -165,15 +201,19 @@ func describeAvailabilityZones(c *call, r *describeAvailabilityZonesRequest) (*d
 	})}, nil
 }
 
-var zoneForm = regexp.MustCompile(`^([a-z]+)-((?:[a-z]+-)+)([0-9])([a-z])$`)
-
-// zoneID returns the id of a zone, "use1-az1" for us-east-1a. A zone whose name is not of
-// EC2's form has its name as id.
-func zoneID(zone string) string {
-	m := zoneForm.FindStringSubmatch(zone)
-	if m == nil {
-		return zone
+// openRegion makes what the account has in a region from the start, if this is its first request for
+// the region. A stale read makes nothing. A refused request is not proposed, so it fills no log.
+func (c *call) openRegion() error {
+	if c.view.RegionOpened(c.account, c.region) {
+		return nil
 	}
-	short := strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "gov", "g", "-", "").Replace(m[2])
-	return fmt.Sprintf("%s%s%s-az%d", m[1], short, m[3], m[4][0]-'a'+1)
+	open := &state.OpenRegion{Account: c.account, Region: c.region}
+	if err := c.view.Try(open); err != nil {
+		return err
+	}
+	if _, _, err := c.replicate(state.Command{Request: open}); err != nil {
+		return fmt.Errorf("open region %s: %w", c.region, err)
+	}
+	c.view = c.server.cfg.Backend.View()
+	return nil
 }

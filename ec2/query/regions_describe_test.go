@@ -50,5 +50,5 @@ func TestRegionShowsZonesOfItsNodes(t *testing.T) {
 		t.Errorf("zones are %s, want %s", got, want)
 	}
 	_, err := w.as("albert").DescribeAvailabilityZones(t.Context(), &sdk.DescribeAvailabilityZonesInput{ZoneNames: []string{"eu-west-1a"}})
-	wantCode(t, "a zone of another region", err, "InvalidParameterValue", "Invalid availability zone: [eu-west-1a]")
+	wantCode(t, "a zone of another region", err, "InvalidParameterValue", "Invalid availability zone: [eu-west-1a]. Region us-east-1 has: us-east-1a, us-east-1b, us-east-1c.")
 }

@@ -2,9 +2,11 @@ package query
 
 import (
 	"strconv"
+	"strings"
 
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
 	"palisade/ec2/state"
 )
 
@@ -65,7 +67,7 @@ func (c *call) newSubnetItem(s *ec2.Subnet) subnetItem {
 		CIDR:           s.CIDR.String(),
 		Free:           c.view.FreeAddresses(s),
 		Zone:           s.Zone,
-		ZoneID:         zoneID(s.Zone),
+		ZoneID:         region.ZoneID(s.Zone),
 		Default:        s.Default,
 		MapPublic:      s.MapPublic,
 		PrivateDNSName: hostnameType{Type: "ip-name"},
@@ -81,12 +83,15 @@ func (r zoneRequest) zone(c *call) (string, error) {
 	case r.Zone != "":
 		return "", ec2.Errorf("InvalidParameterCombination", "The parameters AvailabilityZone and AvailabilityZoneId cannot be used together")
 	}
-	for n := range c.view.Nodes() {
-		if zoneID(n.Zone) == r.ZoneID {
-			return n.Zone, nil
+	var ids []string
+	for _, z := range c.view.Zones(c.region) {
+		id := region.ZoneID(z.Name)
+		if id == r.ZoneID {
+			return z.Name, nil
 		}
+		ids = append(ids, id)
 	}
-	return "", ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZoneId is invalid.", wire.Quote(r.ZoneID))
+	return "", ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter availabilityZoneId is invalid. Subnets can currently only be created in the following availability zones: %s.", wire.Quote(r.ZoneID), strings.Join(ids, ", "))
 }
 
 func createSubnet(c *call, r *createSubnetRequest) (*subnetAnswer, error) {

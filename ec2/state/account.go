@@ -11,8 +11,9 @@ var accountRequests = []Request{
 	&CreateAccessKey{}, &UpdateAccessKey{}, &DeleteAccessKey{}, &SealSecrets{},
 }
 
-// CreateAccount adds an account with its first access key, and in every region its default group
-// or its default VPC. No two accounts may have the same name.
+// CreateAccount adds an account with its first access key, and its default group or its default VPC
+// in the region that the cluster began with. OpenRegion adds those of other regions. No two accounts
+// may have the same name.
 type CreateAccount struct {
 	ID        ec2.AccountID
 	Name      string
@@ -50,7 +51,7 @@ func (r *CreateAccount) apply(t *tx) (Result, error) {
 	t.put(tableAccessKey, k)
 	var regions []ec2.Region
 	for n := range rows[ec2.Network](t.Txn, tableNetwork, indexID, "") {
-		if n.VPC == "" {
+		if n.VPC == "" && !n.Opened {
 			regions = append(regions, n.Region)
 		}
 	}

@@ -28,6 +28,8 @@ var callers = map[string]caller{
 	"ReportInstance": byOwner, "ReportInterface": byOwner,
 	"UnregisterInterface": byEither,
 
+	"OpenRegion": byUser,
+
 	"CreateSecurityGroup": byUser, "DeleteSecurityGroup": byUser,
 	"AuthorizeRules": byUser, "RevokeRules": byUser, "ModifyRules": byUser, "UpdateRuleDescriptions": byUser,
 	"RunInstances": byUser, "TerminateInstances": byUser, "StopInstances": byUser, "StartInstances": byUser,

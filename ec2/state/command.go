@@ -57,7 +57,7 @@ type Change[T any] struct {
 
 // requests has the type of every request that a log may contain, by name. A name never gets another
 // meaning. Each list is in the file of its requests, except classicRequests.
-var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, groupRequests, interfaceRequests, tagRequests, accountRequests, operatorRequests, rotationRequests)...)
+var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, groupRequests, interfaceRequests, tagRequests, accountRequests, operatorRequests, regionRequests, rotationRequests)...)
 
 // classicRequests are the requests of EC2-Classic, nodes and the cluster.
 var classicRequests = []Request{

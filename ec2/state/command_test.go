@@ -70,7 +70,7 @@ func allSamples() map[string]Request {
 	maps.Copy(all, laterGroups())
 	maps.Copy(all, accountSamples())
 	maps.Copy(all, rotationSamples())
-	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples()) {
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all

@@ -21,7 +21,7 @@ func (t *tx) newLeaser(n *ec2.Network) *leaser {
 		t:       t,
 		network: n,
 		private: &allocator{t: t, vni: n.VNI, pools: n.Pools, gateway: n.Gateway},
-		public:  &allocator{t: t, vni: publicVNI, pools: n.PublicPools},
+		public:  t.newPublicAllocator(n.Region),
 	}
 }
 
@@ -33,7 +33,7 @@ func (l *leaser) lease(i *ec2.Instance) bool {
 		return false
 	}
 	var public netip.Addr
-	if len(l.network.PublicPools) > 0 {
+	if len(l.t.publicPools(l.network.Region)) > 0 {
 		if public, ok = l.public.next(); !ok {
 			return false
 		}

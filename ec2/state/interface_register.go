@@ -38,8 +38,8 @@ func (r *RegisterInterface) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if s := first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)); s.Zone != n.Zone {
-		return Result{}, ec2.Errorf("InvalidParameterCombination", "Subnet '%s' is in availability zone %s, and node %s in %s", s.ID, s.Zone, n.ID, n.Zone)
+	if s := first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(eni.Subnet)); !t.carries(n, s.Region, s.Zone) {
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "Subnet '%s' is in availability zone %s, which node %s does not carry", s.ID, s.Zone, n.ID)
 	}
 	device := r.External
 	eni.External = &device

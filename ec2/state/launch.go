@@ -121,6 +121,7 @@ func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 	for n := range count {
 		i := r.newInstance(t, ec2.InstanceID(t.meta.classicID("i", t.serial())), shape)
 		i.Reservation, i.LaunchIndex, i.Groups, i.Node = reservation, n, groups, spread.next()
+		i.Zone = spread.zone[i.Node]
 		if !leases.lease(i) {
 			if n < r.MinCount {
 				return Result{}, ec2.Errorf("InsufficientAddressCapacity", "There are not enough free addresses in network %d for %d more instances", network.VNI, r.MinCount-n)
@@ -252,46 +253,43 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 }
 
 // A spread places instances on the members with the fewest interfaces, and among equals on the
-// member with the first name. Instances of a region go to nodes in its zones, whose names begin
-// with the name of the region. If there are no such nodes, all nodes serve the region.
+// member with the first name. Instances of a region go to nodes that carry its zones.
 type spread struct {
 	nodes []ec2.NodeID
 	load  map[ec2.NodeID]int
+	zone  map[ec2.NodeID]string // of an instance on the node; empty if it is the label of the node
 }
 
 func (t *tx) newSpread(region ec2.Region, zone string) (*spread, error) {
-	s := &spread{load: make(map[ec2.NodeID]int)}
+	s := &spread{load: make(map[ec2.NodeID]int), zone: make(map[ec2.NodeID]string)}
 	known := zone == ""
-	own := t.hasNodes(region)
-	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
-		if zone != "" && n.Zone != zone || own && !n.Serves(region) {
+	for _, z := range t.regionZones(region) {
+		if zone != "" && z.Name != zone {
 			continue
 		}
 		known = true
-		if !n.Member() {
-			continue
-		}
-		s.nodes = append(s.nodes, n.ID)
-		for range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(n.ID)) {
-			s.load[n.ID]++
+		for _, id := range z.Nodes {
+			if _, twice := s.load[id]; twice {
+				continue
+			}
+			s.nodes = append(s.nodes, id)
+			s.load[id] = 0
+			for range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(id)) {
+				s.load[id]++
+			}
+			if t.planned(region) {
+				s.zone[id] = z.Name
+			}
 		}
 	}
+	slices.Sort(s.nodes)
 	switch {
 	case len(s.nodes) > 0:
 		return s, nil
 	case !known:
-		return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", ec2.Clip(zone))
+		return nil, t.invalidZone(region, zone)
 	}
 	return nil, ec2.Errorf("InsufficientInstanceCapacity", "There is no node to launch instances on")
-}
-
-func (t *tx) hasNodes(region ec2.Region) bool {
-	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
-		if n.Serves(region) {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *spread) next() ec2.NodeID {

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/hashicorp/go-memdb"
+
 	"palisade/ec2"
 )
 
@@ -185,7 +187,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	for _, i := range here { // store the zone, because the node's row will be gone
 		now := *i
 		now.Node = ""
-		if i.VPC == "" {
+		if i.VPC == "" && i.Zone == "" {
 			now.Zone = was.Zone
 		}
 		t.put(tableInstance, &now)
@@ -197,11 +199,10 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 
 // ZoneOf returns the availability zone that an instance is in or was in last: the zone of its
 // subnet or, in EC2-Classic, the zone of its node.
-func (v *View) ZoneOf(i *ec2.Instance) string {
-	if i.VPC != "" {
-		return i.Zone
-	}
-	if n, ok := v.Node(i.Node); ok {
+func (v *View) ZoneOf(i *ec2.Instance) string { return zoneOf(v.txn(), i) }
+
+func zoneOf(t *memdb.Txn, i *ec2.Instance) string {
+	if n := first[ec2.Node](t, tableNode, indexID, key(i.Node)); n != nil && i.Zone == "" {
 		return n.Zone
 	}
 	return i.Zone
@@ -213,10 +214,10 @@ func (v *View) ZoneOf(i *ec2.Instance) string {
 func (t *tx) chooseNode(i *ec2.Instance) error {
 	zone := i.Zone
 	if n := first[ec2.Node](t.Txn, tableNode, indexID, key(i.Node)); n != nil {
-		if n.Member() && (i.VPC == "" || n.Zone == zone) {
+		if n.Member() && (i.VPC == "" && zone == "" || t.carries(n, i.Region, zone)) {
 			return nil
 		}
-		if i.VPC == "" {
+		if zone == "" {
 			zone = n.Zone
 		}
 	}
@@ -231,7 +232,7 @@ func (t *tx) chooseNode(i *ec2.Instance) error {
 	}
 	i.Node = s.next()
 	if i.VPC == "" {
-		i.Zone = ""
+		i.Zone = s.zone[i.Node]
 	}
 	return nil
 }

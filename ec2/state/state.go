@@ -23,6 +23,7 @@ import (
 	"github.com/hashicorp/go-memdb"
 
 	"palisade/ec2"
+	"palisade/ec2/region"
 )
 
 // State has the resources of all users and the members of the cluster.
@@ -67,6 +68,8 @@ type meta struct {
 	Authority string         `json:",omitempty"` // certificate of the authority, if it was ever replaced
 	Expelled  []ec2.Expelled `json:",omitempty"` // nodes that were fenced or removed, oldest first
 	Exposed   time.Time      `json:",omitzero"`  // when a node that could read secrets was last fenced or removed
+
+	Regions region.Plan `json:",omitzero"` // which regions and zones there are; shared with earlier versions
 
 	AuditChained bool `json:",omitempty"` // each audit record is in the ring of its account
 }

@@ -95,7 +95,7 @@ func (t *tx) overlapping(s *ec2.Subnet) *ec2.Subnet {
 	return nil
 }
 
-// checkZone returns EC2's error for a zone without a node of the region.
+// checkZone returns EC2's error for a zone that the region does not have.
 func (t *tx) checkZone(region ec2.Region, zone string) error {
 	zones := t.zones(region)
 	if slices.Contains(zones, zone) {

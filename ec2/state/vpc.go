@@ -210,12 +210,17 @@ func (t *tx) platform(account ec2.AccountID, region ec2.Region) (ec2.Platform, e
 	return a.Platform, nil
 }
 
-// publicPools returns the pools of public addresses of a region.
+// publicPools returns the pools of public addresses of a region. Regions that were opened on demand
+// share those of the first one.
 func (t *tx) publicPools(region ec2.Region) []netip.Prefix {
-	if n := classicNetwork(t.Txn, region); n != nil {
-		return n.PublicPools
+	n := classicNetwork(t.Txn, region)
+	if n != nil && n.Opened {
+		n = homeNetwork(t.Txn)
 	}
-	return nil
+	if n == nil {
+		return nil
+	}
+	return n.PublicPools
 }
 
 // hasDependents returns EC2's error for a resource that other resources depend on. EC2's message

@@ -113,7 +113,7 @@ func (t *tx) addDefaultSubnet(vpc *ec2.VPC, zone string) (*ec2.Subnet, error) {
 func (t *tx) addDefaultSubnets(zone string) {
 	var all []*ec2.VPC
 	for vpc := range rows[ec2.VPC](t.Txn, tableVPC, indexID, "") {
-		if vpc.Default && slices.Contains(t.zones(vpc.Region), zone) {
+		if vpc.Default && !t.planned(vpc.Region) && slices.Contains(t.zones(vpc.Region), zone) {
 			all = append(all, vpc)
 		}
 	}
@@ -122,20 +122,6 @@ func (t *tx) addDefaultSubnets(zone string) {
 			_, _ = t.addDefaultSubnet(vpc, zone)
 		}
 	}
-}
-
-// zones returns the availability zones of the nodes in a region, sorted by name. If the name of no
-// zone begins with the region, all zones serve the region, as for launches.
-func (t *tx) zones(region ec2.Region) []string {
-	own := t.hasNodes(region)
-	var zones []string
-	for n := range rows[ec2.Node](t.Txn, tableNode, indexID, "") {
-		if n.Member() && (!own || n.Serves(region)) {
-			zones = append(zones, n.Zone)
-		}
-	}
-	slices.Sort(zones)
-	return slices.Compact(zones)
 }
 
 // hasZone reports whether any member is in the zone.
@@ -177,7 +163,7 @@ func (t *tx) defaultSubnet(account ec2.AccountID, region ec2.Region, zone string
 	zones := t.zones(region)
 	if zone != "" {
 		if !slices.Contains(zones, zone) {
-			return nil, ec2.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", ec2.Clip(zone))
+			return nil, t.invalidZone(region, zone)
 		}
 		if s := t.defaultIn(vpc, zone); s != nil {
 			return s, nil

@@ -81,7 +81,7 @@ func newLabUp(name *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&o.Nodes, "nodes", 3, "the number of nodes")
-	cmd.Flags().IntVar(&o.Zones, "zones", 0, "the number of availability zones of the nodes (default: one for each node)")
+	cmd.Flags().IntVar(&o.Zones, "zones", 0, "the number of zones of us-east-1 that the nodes are labelled with, in turn, up to 6 (default: one for each node)")
 	cmd.Flags().IntVar(&o.Port, "port", 8773, "the API's `PORT` on 127.0.0.1")
 	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long a released address is not leased again")
 	cmd.Flags().StringVar(&o.Limits, "limits", "", "the EC2 limits of a `TIME`: today (the default), vpc-2012 or classic-2012")

@@ -141,6 +141,7 @@ type nodeConfig struct {
 	Name          string         `toml:"name"`
 	Zone          string         `toml:"zone"`
 	Region        string         `toml:"region"`
+	Regions       string         `toml:"regions"`
 	DataDir       string         `toml:"data_dir"`
 	APISocket     string         `toml:"api_socket"`
 	ControlSocket string         `toml:"control_socket"`
@@ -204,7 +205,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 		peer = &peerConfig{Listen: peerAddress(index), Overlay: l.Overlay}
 	}
 	return nodeConfig{
-		Name: node, Zone: l.zone(index), Region: Region,
+		Name: node, Zone: l.zone(index), Region: Region, Regions: "all",
 		DataDir:       l.path(node),
 		APISocket:     l.apiSocket(node),
 		ControlSocket: l.controlSocket(node),
@@ -226,7 +227,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 	}
 }
 
-// zone returns the availability zone of the node with this index.
+// zone returns the label of the node with this index: the availability zone of Region that it carries.
 func (l *Lab) zone(index int) string {
 	zones := l.Zones
 	if zones == 0 { // stored by a version in which each node had its own zone

@@ -36,7 +36,8 @@ const (
 	shmDir  = "/dev/shm"               // connection arenas
 )
 
-// Region is the region of every lab.
+// Region is the region that the cluster of a lab begins with, and whose zones its nodes are labelled
+// with. A lab serves every region of AWS.
 const Region = "us-east-1"
 
 // A Lab is the description of a lab that `lab up` stores in the lab's directory. Only root can read
@@ -48,7 +49,7 @@ type Lab struct {
 	Name         string         `json:"name"`
 	Port         int            `json:"port"` // TCP port of the front door on 127.0.0.1
 	Nodes        []string       `json:"nodes"`
-	Zones        int            `json:"zones"` // number of zones; node n, counted from 0, is in zone n modulo Zones
+	Zones        int            `json:"zones"` // number of zones of Region that nodes are labelled with; node n, counted from 0, is in zone n modulo Zones
 	ClassicPools []netip.Prefix `json:"classic_pools"`
 	Cuts         []Cut          `json:"cuts,omitempty"` // in force, oldest first
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default

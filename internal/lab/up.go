@@ -20,7 +20,7 @@ import (
 type Options struct {
 	Name         string         // default "lab". Up removes an earlier lab of that name
 	Nodes        int            // number of nodes, 1 to MaxNodes; default 1. Each node takes memory and processor time
-	Zones        int            // number of zones, to which the nodes are assigned in turn; default: one for each node, up to maxZones
+	Zones        int            // number of zones of Region that the nodes are labelled with in turn; default: one for each node, up to maxZones
 	Port         int            // TCP port of the front door on 127.0.0.1; default 8773. Up fails if it is in use
 	ClassicPools []netip.Prefix // private addresses of EC2-Classic, inside 10.0.0.0/8; default 10.10.0.0/16. A small pool runs out of addresses
 
@@ -40,8 +40,8 @@ type Options struct {
 // MaxNodes bounds the nodes of a lab. More nodes would overload one machine.
 const MaxNodes = 32
 
-// maxZones bounds the zones, which are named by one letter.
-const maxZones = 26
+// maxZones is the number of zones of Region.
+const maxZones = 6
 
 func (o *Options) fill() error {
 	if o.Name == "" {

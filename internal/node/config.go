@@ -27,11 +27,17 @@ type Config struct {
 	// another name the daemon does not start.
 	Name ec2.NodeID `toml:"name"`
 	// Zone is the node's availability zone, such as us-east-1a. Required; read when the node begins
-	// or joins a cluster. Subnets of a zone without a node can have no instances.
+	// or joins a cluster. Subnets of a zone without a node can have no instances. For a region whose
+	// zones are set by palisade cluster set, what is set there counts.
 	Zone string `toml:"zone"`
-	// Region is the region of the cluster's EC2-Classic network; a new access key is printed with it.
-	// Required. Requests to another region find no EC2-Classic network.
+	// Region is the region that the cluster begins with; a new access key is printed with it. Required.
+	// Requests for a region that is neither this one nor served (regions, palisade cluster set) are
+	// refused.
 	Region ec2.Region `toml:"region"`
+	// Regions is "all" if the cluster serves every region of AWS, with AWS's zones, on the nodes that it
+	// has. Read only when a cluster begins; palisade cluster set changes it later. Default "": only
+	// region, whose zones are those of the nodes.
+	Regions string `toml:"regions"`
 	// DataDir is the directory of the Raft log, the enforced index, the keys and the node's
 	// identity. Required; created if it is missing. It must survive a reboot: without it the node has
 	// to join again under a new name.
@@ -284,6 +290,9 @@ func (c *Config) check() error {
 			return fmt.Errorf("%q is missing", required.key)
 		}
 	}
+	if c.Regions != "" && c.Regions != "all" {
+		return fmt.Errorf(`"regions" is %q; it must be "all", or absent; palisade cluster set adds single regions`, c.Regions)
+	}
 	n := c.Classic.Network
 	if !n.IsValid() || !n.Addr().Is4() || n != n.Masked() || n.Bits() > 28 {
 		return fmt.Errorf(`"classic.network" is %q; it must be an IPv4 network of 16 addresses or more, such as "10.0.0.0/8"`, n)
@@ -367,11 +376,15 @@ func (c *Config) bootstrap(publicKey []byte, gossipKey string) ([]state.Command,
 	requests := []state.Request{
 		&state.Bootstrap{Seed: hex.EncodeToString(seed[:]), Gossip: gossipKey, Settings: settings},
 		&state.PutNode{Node: self},
+	}
+	if c.Regions == "all" {
+		requests = append(requests, &state.SetRegions{Every: new(true)})
+	}
+	requests = append(requests,
 		&state.PutNetwork{Network: ec2.Network{
 			VNI: classicVNI, Region: c.Region, Prefix: c.Classic.Network, Gateway: c.Classic.Network.Addr().Next(),
 			Pools: c.Classic.Pools, PublicPools: c.Classic.PublicPools,
-		}},
-	}
+		}})
 	for _, a := range c.Account {
 		requests = append(requests, &state.CreateAccount{
 			ID: a.ID, Name: a.Name, Platform: a.Platform, AccessKey: a.AccessKey, Secret: a.SecretKey,

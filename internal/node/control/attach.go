@@ -168,22 +168,19 @@ func subnetOf(view *state.View, id ec2.InterfaceID) ec2.SubnetID {
 	return ""
 }
 
-// checkZone returns an error if a node is not in the zone of a subnet. The error names nodes that are in
-// the zone.
+// checkZone returns an error if a node does not carry the zone of a subnet. The error names the nodes
+// that do.
 func checkZone(view *state.View, node ec2.NodeID, id ec2.SubnetID) error {
 	subnet, ok := view.Subnet(id)
 	if !ok {
 		return fmt.Errorf("there is no subnet %q", id)
 	}
 	var others []string
-	for row := range view.Nodes() {
-		switch {
-		case row.Zone != subnet.Zone || !row.Member():
-		case row.ID == node:
+	for _, id := range view.ZoneNodes(subnet.Region, subnet.Zone) {
+		if id == node {
 			return nil
-		default:
-			others = append(others, string(row.ID))
 		}
+		others = append(others, string(id))
 	}
 	return fmt.Errorf("%s is in availability zone %s, and %s is not: use --node %s", id, subnet.Zone, node, strings.Join(others, " or --node "))
 }
