@@ -80,7 +80,8 @@ func (b *testbed) model(from vpcHost, src, dst netip.Addr, mac ec2.MAC) string {
 	}
 	for _, h := range vpcHosts {
 		if h.vni == from.vni && own(h, dst) {
-			if mac == GatewayMAC || near(h) && mac == macOf(h.name) {
+			meant := func(k vpcHost) bool { return k.unchecked && k.vni == from.vni && mac == macOf(k.name) }
+			if mac == GatewayMAC || near(h) && !slices.ContainsFunc(vpcHosts, meant) {
 				return h.name
 			}
 			return ""

@@ -50,7 +50,7 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 		return f.in, f.answerARP(a)
 	}
 	f.dst = a.Network.Find(f.pkt.Flow.Dst)
-	if v := f.judge(a, conntrack.Out, f.peer()); v != verdict.Forward {
+	if v := f.judge(a, conntrack.Out, f.peer(a.Network)); v != verdict.Forward {
 		return f.in, v
 	}
 	return f.route(a)
@@ -78,9 +78,9 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 // peer returns the destination of a packet that leaves an instance, as egress rules see it. The
 // destination has its groups only if the packet goes straight to it: a packet that is handed to
 // another interface, which forwards it, may end anywhere.
-func (f *frame) peer() firewall.Source {
+func (f *frame) peer(n *Network) firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
-	if f.dst != nil && (f.pkt.DstMAC == GatewayMAC || f.pkt.DstMAC == f.dst.MAC) {
+	if f.dst != nil && (f.pkt.DstMAC == f.dst.MAC || n.unchecked[f.pkt.DstMAC] == nil) {
 		peer.Groups = f.dst.Groups
 	}
 	return peer
@@ -105,17 +105,31 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 		if owner = f.dst; owner == nil {
 			return f.in, f.unassigned(a.Network)
 		}
-		if !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !a.subnet.contains(dst)) {
+		if !f.viaGateway && (a.Network.unchecked[f.pkt.DstMAC] != nil || !a.subnet.contains(dst)) {
 			return f.in, f.misaddressed()
 		}
 		if a.subnet.DropsOut && !a.subnet.contains(dst) {
 			return f.in, f.deniedByACL(a, conntrack.Out)
 		}
+		f.readdress(owner)
 	}
 	if v, ok := f.checkTunnelMTU(a, owner); !ok {
 		return f.in, v
 	}
 	return f.deliver(owner)
+}
+
+// readdress writes the owner's MAC address into a frame whose sender believes that another interface has the
+// address. An address can move from one interface to another (EC2 User Guide, "Secondary private IPv4
+// addresses"), and a neighbour may send to the MAC address of the former owner as long as its ARP cache has it: minutes, if
+// it thinks that it gets answers. The sender gains nothing: its frame goes where one with the right MAC address goes.
+func (f *frame) readdress(owner *Endpoint) {
+	failpoint.Reach()
+	if f.viaGateway || f.pkt.DstMAC == owner.MAC {
+		return
+	}
+	f.pkt.DstMAC = owner.MAC
+	packet.SetMACs(f.bytes(), owner.MAC, f.pkt.SrcMAC)
 }
 
 // forwarder returns the interface that the frame is addressed to by its MAC address, if that

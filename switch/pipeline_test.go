@@ -65,7 +65,7 @@ func TestSpoofedFramesAreDroppedWhereTheyAreSent(t *testing.T) {
 		{"multicast address", b.of("web", template(17, web, addr("224.0.0.1"), 1, 2)), verdict.NotUnicast},
 		{"limited broadcast", b.of("web", template(17, web, addr("255.255.255.255"), 68, 67)), verdict.NotUnicast},
 		{"DHCP server", b.of("web", template(17, web, app, 67, 68)), verdict.DHCPServer},
-		{"a neighbour's MAC, another's address", mac(syn, macOf("web"), macOf("lone")), verdict.WrongMAC},
+		{"an unknown MAC, an address outside", mac(template(6, web, laptop, 1, 22), macOf("web"), macOf("lone")), verdict.WrongMAC},
 		{"unknown unicast", b.of("web", template(6, web, addr("10.10.9.9"), 1, 22)), verdict.NoRoute},
 		{"the gateway itself", b.of("web", template(6, web, addr("10.0.0.1"), 1, 22)), verdict.GatewayLocal},
 		{"unleased public address", b.of("web", template(6, web, addr("198.18.9.9"), 1, 22)), verdict.NoRoute},

@@ -286,6 +286,53 @@ func TestUncheckedInterfaceForwardsForOthers(t *testing.T) {
 	b.expect("1web", fwd("1web", macOf("3nat"), web, foreign), "1web", verdict.WrongMAC)
 }
 
+// TestMovedAddressIsReachedByItsFormerMAC: a neighbour still sends to the MAC address of the interface that had
+// the address before, or that does not exist any more. The packet reaches the owner, and the owner's rules decide,
+// unless the interface with that MAC address forwards for others.
+func TestMovedAddressIsReachedByItsFormerMAC(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	device := b.tunnel(1406)
+	web, app, nat, moved := addr("10.0.1.10"), addr("10.0.1.20"), addr("10.0.1.30"), addr("10.0.1.12")
+	send := func(mac ec2.MAC, port uint16, at string, want verdict.Verdict) {
+		t.Helper()
+		b.expect("2app", to("2app", mac, template(6, app, moved, 7, port)), at, want)
+	}
+	send(macOf("1web"), 22, "1web", verdict.Forward)
+	b.change("1web", func(o *Endpoint) { o.Further = o.Further[:1] })
+	send(macOf("1web"), 22, "2app", verdict.NoRoute) // nobody has it
+	b.change("3nat", func(o *Endpoint) { o.Further = []Pair{{Private: moved}}; o.Unchecked = false })
+	send(macOf("1web"), 22, "3nat", verdict.Forward)
+	if p := b.delivered("3nat"); p.DstMAC != macOf("3nat") || p.SrcMAC != macOf("2app") {
+		t.Errorf("delivered from MAC address %v to %v, want from 2app to 3nat", p.SrcMAC, p.DstMAC)
+	}
+	send(ec2.MAC{2, 9, 9, 9, 9, 9}, 22, "3nat", verdict.Forward)                                                     // the former owner is deleted
+	b.expect("4db", to("4db", macOf("1web"), template(6, addr("10.0.2.10"), moved, 7, 22)), "4db", verdict.WrongMAC) // from another subnet
+
+	// Rules for groups see the owner at both ends, as with the right MAC address.
+	b.rules("vpc", permit(ec2.TCP, 3306, 3306, "vpc"), permitOut(ec2.TCP, 3300, 3310, "vpc"))
+	send(macOf("1web"), 3306, "3nat", verdict.Forward)
+	send(macOf("1web"), 3307, "3nat", verdict.NoRule)
+	send(macOf("1web"), 23, "2app", verdict.NoRule)
+	b.open()
+
+	// The owner is at another node, which accepts its own MAC address alone.
+	e := b.sw.Edit(b.generation)
+	e.AddEndpoint(ours, &Endpoint{Epoch: 201, Address: addr("10.0.1.80"), MAC: macOf("8far"), Groups: b.sets["1web"].Numbers, Node: 2})
+	b.sw.Publish(e)
+	b.expect("1web", to("1web", macOf("2app"), template(6, web, addr("10.0.1.80"), 9, 22)), "1web", verdict.Forward)
+	if got := ec2.MAC(device.last[:6]); device.sent != 1 || got != macOf("8far") {
+		t.Errorf("%d frames were sent, the last to the MAC address %v; want 1 to that of 8far", device.sent, got)
+	}
+
+	// The former owner forwards for others: the packet is meant for it.
+	b.change("1web", func(o *Endpoint) { o.Unchecked = true })
+	send(macOf("1web"), 24, "1web", verdict.Forward)
+	b.change("4db", func(o *Endpoint) { o.Unchecked = true })
+	send(macOf("4db"), 25, "2app", verdict.WrongMAC) // it is in another subnet
+	b.expect("2app", to("2app", macOf("3nat"), template(6, app, nat, 7, 26)), "3nat", verdict.Forward)
+}
+
 // TestEqualAddressesInTwoVPCsAreSeparate: an interface of one VPC sends to all addresses and MAC
 // addresses. Interfaces of the other VPC receive only packets to their public addresses.
 func TestEqualAddressesInTwoVPCsAreSeparate(t *testing.T) {
@@ -381,6 +428,7 @@ func TestForwardingInVPCAllocatesNothing(t *testing.T) {
 		{"between subnets", "1web", to("1web", GatewayMAC, template(6, web, db, 1, 80))},
 		{"further address", "1web", to("1web", GatewayMAC, further)},
 		{"not routed", "4db", to("4db", GatewayMAC, template(6, db, laptop, 1, 80))},
+		{"to a former owner's MAC", "1web", to("1web", macOf("4db"), template(6, web, addr("10.0.1.20"), 1, 80))},
 		{"to one that forwards", "1web", to("1web", macOf("3nat"), template(6, web, laptop, 1, 80))},
 		{"of one that forwards", "3nat", to("3nat", GatewayMAC, template(6, laptop, db, 1, 80))},
 		{"hairpin to a further address", "2app", to("2app", GatewayMAC, template(6, addr("10.0.1.20"), addr("198.18.1.11"), 1, 80))},

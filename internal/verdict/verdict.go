@@ -41,7 +41,7 @@ const (
 	DHCPServer   // an instance sends DHCP offers
 	BadSource    // comes from outside, but its source is in the network, in a public pool, loopback, link-local or multicast
 	NotUnicast   // broadcast or multicast, which no EC2 network carries
-	WrongMAC     // addressed to a MAC that is neither the receiver's nor the gateway's
+	WrongMAC     // addressed to a MAC that does not lead to the destination address
 	ARPIgnored   // ARP for an unknown address, or for the sender's own address
 	NoRoute      // no interface has the destination address, and no route leads to it
 	GatewayLocal // addressed to the gateway itself, which offers no service
@@ -125,7 +125,7 @@ var meanings = [Count]string{
 	DHCPServer:     "DHCP server traffic from an instance",
 	BadSource:      "source that cannot come from outside",
 	NotUnicast:     "broadcast or multicast",
-	WrongMAC:       "destination MAC is neither the receiver's nor the gateway's",
+	WrongMAC:       "destination MAC does not lead to the destination address",
 	ARPIgnored:     "ARP that gets no answer",
 	NoRoute:        "no interface has that address",
 	GatewayLocal:   "addressed to the gateway itself",

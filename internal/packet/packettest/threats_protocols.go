@@ -109,9 +109,10 @@ func (c *corpus) manyReceivers() {
 	c.add("T41", "the victim's address to a group", to(tcp, c.Open, group(1), ""), "not-unicast", "wrong-mac")
 	c.same("T42", "an address that no interface has", to(tcp, c.Open, c.Gateway.MAC, c.Unused.String()), "no-route")
 	c.same("T42", "the victim's MAC, an address that no interface has", to(tcp, c.Open, c.Victim.MAC, c.Unused.String()), "no-route")
-	c.same("T42", "the victim's MAC, another's address", to(tcp, c.Open, c.Victim.MAC, c.Member.Addr.String()), "wrong-mac")
-	c.same("T42", "the victim's address, another's MAC", to(tcp, c.Open, c.Member.MAC, ""), "wrong-mac")
-	c.same("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open, ec2.MAC{2, 9, 9, 9, 9, 9}, ""), "wrong-mac")
+	// Within a node, the address decides, and the rules of its owner; a MAC opens no port.
+	c.add("T42", "the victim's address, another's MAC", to(tcp, c.Open+1, c.Member.MAC, ""), noRule, "wrong-mac")
+	c.add("T42", "the victim's address, a MAC that no interface has", to(tcp, c.Open+1, ec2.MAC{2, 9, 9, 9, 9, 9}, ""), noRule, "wrong-mac")
+	c.add("T42", "the victim's MAC, an address outside", to(tcp, c.Open, c.Victim.MAC, "203.0.113.25"), "wrong-mac", "no-route")
 	c.add("T42", "the gateway itself", to(tcp, c.Open, c.Gateway.MAC, c.Gateway.Addr.String()), "gateway-local", "no-route")
 	c.same("T42", "loopback", to(tcp, c.Open, c.Victim.MAC, "127.0.0.1"), "no-route")
 	c.all[len(c.all)-1].SameNode = "not-unicast"
