@@ -20,7 +20,7 @@ type attachedFlags struct{ netns, tap, device string }
 func (f *attachedFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.netns, "netns", "", "the network namespace `NAME`, as ip netns lists it")
 	cmd.Flags().StringVar(&f.tap, "tap", "", "the TAP or veth `DEVICE` of the host that a machine or a container uses")
-	cmd.Flags().StringVar(&f.device, "device", "", "the name of the new device in the namespace (default: the first unused of eth0, eth1 ...)")
+	cmd.Flags().StringVar(&f.device, "device", "", "the name of the new device in the namespace (default: the first unused of eth0, eth1 ...); needed for a second interface")
 }
 
 func (f *attachedFlags) check() error {
@@ -46,7 +46,8 @@ const attachHelp = `Create an interface in a subnet, and attach it to a network 
 that exists on the node. The namespace or machine is then a member of the VPC like an instance:
 the interface's groups decide what it may send and receive, and can change while it runs.
 
-A namespace gets a device, configured. A machine keeps its TAP and a container its veth, which the
+A namespace gets a device, configured: with its default route or, if the namespace has one already, with routes
+to the subnet and the VPC. Routes that the namespace has stay as they are. A machine keeps its TAP and a container its veth, which the
 node moves into a namespace of its own once it is open, so that the host cannot use it. The machine
 must use the MAC, address, gateway and MTU that are printed. palisade detach undoes it.
 
@@ -125,6 +126,9 @@ func printAttached(w io.Writer, s control.AttachmentStatus) {
 		fmt.Fprintf(t, "   public\t%s\n", s.Public)
 	}
 	_ = t.Flush()
+	for _, c := range s.Conflicts {
+		fmt.Fprintf(w, "   %s\n", c)
+	}
 	if s.Namespace == "" {
 		fmt.Fprintln(w, "The machine must use exactly these values.")
 		if s.HeldIn != "" {

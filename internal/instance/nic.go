@@ -3,12 +3,10 @@ package instance
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,11 +29,17 @@ type NIC struct {
 	// Foreign means that the namespace was not made by Palisade: Configure changes nothing in it but
 	// the device and its routes and rules. The NIC gets its own routing table if the namespace has a
 	// default route that is not by one of our devices, or if Second is set, because another of our
-	// NICs has the default route.
-	Foreign, Second bool
+	// NICs has the default route. It has one as well if Several is set, because the namespace has
+	// another of our NICs.
+	Foreign, Second, Several bool
+	// Reach has the prefixes that are reached by a Foreign NIC which does not have the default route:
+	// the subnet, and others by the gateway.
+	Reach []netip.Prefix
 	// Alias marks the device in a foreign namespace as a device of Palisade; see AliasOf. "": no
 	// alias.
 	Alias string
+
+	rulesTo int // the table to which routing rules lead, for packets from the NIC's addresses; 0: none. Set by settle
 }
 
 // TableOf returns the number of the routing table for the NIC with this device index, as in Amazon
@@ -63,6 +67,7 @@ func Unplug(namespace string, n NIC) error {
 	if namespace != "" && !netns.Exists(namespace) {
 		return nil
 	}
+	n.rulesTo = n.Table
 	err := netns.Do(namespace, func() error {
 		link, err := netlink.LinkByName(n.Device)
 		if _, none := errors.AsType[netlink.LinkNotFoundError](err); none {
@@ -72,49 +77,13 @@ func Unplug(namespace string, n NIC) error {
 			return err
 		}
 		if n.Foreign {
-			n.Table = foreignTable(link)
+			n.rulesTo = foreignTable(link)
 		}
 		return errors.Join(n.setRules(nil), netlink.LinkDel(link)) // with the device, the kernel removes its addresses and routes
 	})
 	if err != nil {
 		return fmt.Errorf("unplug %s from namespace %q: %w", n.Device, namespace, err)
 	}
-	return nil
-}
-
-// foreignTable returns the number of a routing table that no other NIC of the namespace has.
-func foreignTable(link netlink.Link) int { return 11000 + link.Attrs().Index }
-
-// settle chooses the routing table of a NIC in a foreign namespace. It also disables IPv6 on the
-// device, because the kernel would send announcements, which the switch counts as drops.
-func (n *NIC) settle(link netlink.Link) error {
-	if !n.Foreign {
-		return nil
-	}
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+n.Device+"/disable_ipv6", []byte("1"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("disable IPv6: %w", err)
-	}
-	n.Table = foreignTable(link)
-	if n.Second {
-		return nil
-	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
-	}
-	for _, r := range routes {
-		if r.Dst != nil && r.Dst.String() != "0.0.0.0/0" {
-			continue
-		}
-		if by, err := netlink.LinkByIndex(r.LinkIndex); err != nil || !strings.HasPrefix(by.Attrs().Alias, ourAlias) {
-			return err // the default route is not by one of our devices, so the NIC keeps its own table
-		}
-	}
-	if err := n.setRules(nil); err != nil { // the NIC may have had its own table until now
-		return err
-	}
-	n.Table = 0
 	return nil
 }
 
@@ -225,12 +194,22 @@ func (n NIC) setRoutes(link netlink.Link) error {
 		local := &netlink.Route{LinkIndex: index, Dst: on, Scope: netlink.SCOPE_LINK, Src: n.Addresses[0].Addr().AsSlice(), Table: n.Table}
 		routes = append([]*netlink.Route{local}, routes...)
 	}
+	if n.Foreign {
+		more, err := n.foreignRoutes(link)
+		if err != nil {
+			return err
+		}
+		if err := n.removeOldRoutes(link, more); err != nil {
+			return err
+		}
+		routes = append(routes, more...)
+	}
 	for _, r := range routes {
 		if err := netlink.RouteReplace(r); err != nil {
 			return fmt.Errorf("set route %v: %w", r, err)
 		}
 	}
-	if n.Table == 0 {
+	if n.rulesTo == 0 {
 		return nil
 	}
 	// With arp_announce 2 an ARP request has a source address of this interface. The switch would
@@ -241,10 +220,10 @@ func (n NIC) setRoutes(link netlink.Link) error {
 	return n.setRules(n.Addresses)
 }
 
-// setRules sets the routing rules that lead to the NIC's own table: one for each of the addresses in
+// setRules sets the routing rules that lead to the NIC's own table, rulesTo: one for each of the addresses in
 // want, and no others.
 func (n NIC) setRules(want []netip.Prefix) error {
-	if n.Table == 0 {
+	if n.rulesTo == 0 {
 		return nil
 	}
 	have, err := netlink.RuleList(netlink.FAMILY_V4)
@@ -253,7 +232,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 	}
 	present := map[netip.Addr]bool{}
 	for _, r := range have {
-		if r.Table != n.Table {
+		if r.Table != n.rulesTo {
 			continue
 		}
 		if r.Src != nil {
@@ -272,7 +251,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 			continue
 		}
 		rule := netlink.NewRule()
-		rule.Family, rule.Table, rule.Priority, rule.Src = netlink.FAMILY_V4, n.Table, n.Table, ipNet(netip.PrefixFrom(p.Addr(), 32))
+		rule.Family, rule.Table, rule.Priority, rule.Src = netlink.FAMILY_V4, n.rulesTo, n.rulesTo, ipNet(netip.PrefixFrom(p.Addr(), 32))
 		if err := netlink.RuleAdd(rule); err != nil {
 			return fmt.Errorf("add routing rule %v: %w", rule, err)
 		}

@@ -166,7 +166,9 @@ func (n *namespaceTest) changes() {
 // addSecond attaches a second interface to the namespace, whose replies leave by its own device.
 func (n *namespaceTest) addSecond() {
 	n.t.Helper()
-	n.second = n.attach(control.AttachRequest{Namespace: n.guest, Subnet: n.Private.ID, Groups: []string{string(n.all)}})
+	n.refusedAttach(control.AttachRequest{Namespace: n.guest, Subnet: n.Private.ID, Groups: []string{string(n.all)}},
+		string(n.first.Interface)+" is attached to namespace "+n.guest+" already, as eth0")
+	n.second = n.attach(control.AttachRequest{Namespace: n.guest, Device: "eth1", Subnet: n.Private.ID, Groups: []string{string(n.all)}})
 	if n.second.Device != "eth1" {
 		n.t.Errorf("the second interface is %+v, want device eth1", n.second)
 	}

@@ -45,6 +45,9 @@ type AttachmentStatus struct {
 	// HeldIn is the namespace in which the node that answers keeps a device that was taken from its
 	// host. Empty for other attachments, and while a TAP waits on the host for a machine to open it.
 	HeldIn string `json:"held_in,omitempty"`
+	// Conflicts says what a namespace does not reach by the interface, because it has other routes there. Only in
+	// the answer to an attach.
+	Conflicts []string `json:"conflicts,omitempty"`
 }
 
 // DetachRequest is the body of POST /v1/detach. It names the interface, or the namespace or device to
@@ -101,6 +104,9 @@ func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFirst(view, r); err != nil {
+		return nil, err
+	}
 	register, err := s.registration(view, r)
 	if err != nil {
 		return nil, err
@@ -122,6 +128,20 @@ func (s *Server) attach(ctx context.Context, r AttachRequest) (any, error) {
 		return nil, errors.Join(err, undo)
 	}
 	return status, nil
+}
+
+// checkFirst returns an error if an interface is attached to the request's namespace already, unless the request
+// names the device: a second one is rarely meant.
+func checkFirst(view *state.View, r AttachRequest) error {
+	if r.Namespace == "" || r.Device != "" {
+		return nil
+	}
+	for eni := range view.Interfaces() {
+		if at := eni.External; at != nil && eni.Node == r.Node && at.Namespace == r.Namespace && eni.State == ec2.Active {
+			return fmt.Errorf("%s is attached to namespace %s already, as %s; to attach another interface, name its device with --device", eni.ID, r.Namespace, at.Device)
+		}
+	}
+	return nil
 }
 
 // registration returns the command for a request, with names of groups replaced by ids. It returns an

@@ -79,7 +79,9 @@ func (s *Server) attached(ctx context.Context, q attachedQuestion) (AttachmentSt
 	if !ok || eni.External == nil {
 		return AttachmentStatus{}, fmt.Errorf("%s was detached meanwhile", q.Interface)
 	}
-	return s.attachmentStatus(view, eni), nil
+	status := s.attachmentStatus(view, eni)
+	status.Conflicts = s.Fleet.Conflicts(view, eni)
+	return status, nil
 }
 
 func (s *Server) askAt(ctx context.Context, node ec2.NodeID, method string, question, answer any) error {

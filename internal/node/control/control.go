@@ -76,6 +76,9 @@ type Fleet interface {
 	// HeldIn returns the network namespace that has the device of the host to which an interface is
 	// attached; "" if the host still has it, or the interface is attached to something else.
 	HeldIn(*ec2.Interface) string
+	// Conflicts says which addresses of its subnet and VPC a namespace does not reach by an interface that is attached
+	// to it here, because it has other routes there.
+	Conflicts(*state.View, *ec2.Interface) []string
 	// Link returns an interface's private addresses, with the length of its subnet, and gateway.
 	Link(*state.View, *ec2.Interface) (addresses []netip.Prefix, gateway netip.Addr)
 }

@@ -183,17 +183,6 @@ func (a *hostAttachment) bringUp(view *state.View, now *ec2.Interface) error {
 	return nil
 }
 
-func (f *Fleet) attachmentNIC(view *state.View, eni *ec2.Interface) instance.NIC {
-	n := instance.NIC{Device: eni.External.Device, MAC: eni.MAC, MTU: f.MTU, Foreign: true, Alias: f.alias(eni.ID)}
-	n.Addresses, n.Gateway = f.Link(view, eni)
-	for e := range view.Interfaces() {
-		if f.isAttachedHere(e) && e.State == ec2.Active && e.External.Namespace == eni.External.Namespace && e.Epoch < eni.Epoch {
-			n.Second = true
-		}
-	}
-	return n
-}
-
 // open opens the device and gives the interface its port.
 func (a *hostAttachment) open(now *ec2.Interface, nic instance.NIC) error {
 	device, err := a.openDevice(now)
