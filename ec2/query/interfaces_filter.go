@@ -58,7 +58,7 @@ var interfaceFilters = func() filterable[interfaceItem] {
 		"network-interface-id":        of(func(i interfaceItem) string { return string(i.ID) }),
 		"owner-id":                    of(func(i interfaceItem) string { return string(i.Owner) }),
 		"private-dns-name":            of(func(i interfaceItem) string { return i.PrivateDNS }),
-		"private-ip-address":          of(func(i interfaceItem) string { return i.PrivateAddress }),
+		"private-ip-address":          addresses(func(a nicAddress) string { return a.Address }),
 		"requester-id":                of(func(i interfaceItem) string { return i.Requester }),
 		"requester-managed":           of(func(i interfaceItem) string { return strconv.FormatBool(i.Managed) }),
 		"source-dest-check":           of(func(i interfaceItem) string { return strconv.FormatBool(i.Checked) }),
