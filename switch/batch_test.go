@@ -148,7 +148,7 @@ func packetsOf(t *testing.T, frames [][]byte) (all [][]byte) {
 		if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
 			t.Fatalf("a frame was written that Decode refuses as %v", v)
 		}
-		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
+		if v, ok := packet.Sanitize(header, &p); !ok {
 			t.Fatalf("a frame was written whose virtio header Sanitize refuses as %v", v)
 		}
 		if err := packet.Segment(header, frame, &p, make([]byte, 70_000), func(out []byte) error {

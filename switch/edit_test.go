@@ -115,7 +115,8 @@ func TestChangedNetworkAppliesToItsInterfaces(t *testing.T) {
 	large := template(17, addr("10.0.1.10"), addr("10.0.1.20"), 1, 53)
 	large.Payload = make([]byte, 600)
 	b.open()
-	b.expect("1web", b.of("1web", large), "1web", verdict.TooBig)
+	large.DontFragment = true
+	b.expect("1web", b.of("1web", large), "2app", verdict.TooBig)
 	b.expect("5web", b.of("5web", large), "6app", verdict.Forward)
 	b.expect("1web", b.of("1web", template(17, addr("10.0.1.10"), addr("10.0.1.20"), 1, 53)), "2app", verdict.Forward)
 }

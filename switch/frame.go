@@ -24,12 +24,14 @@ type frame struct {
 	buffer       []byte // virtio header and frame: a part of memory
 	batch        batch
 	train        packet.Train
-	scratch      []byte // one segment, for devices without offloads
+	scratch      []byte // one segment, for devices without offloads, or an answer
 	plain        *Port  // where emitPlain writes to
 	emit         func([]byte) error
 	queue        int // the poller's number
 	writesToTime int // how many more writes are timed, whatever port they are to
 	sending      sending
+	cutting      cutting
+	errors       errorBudgets
 
 	in *Port
 	// origin is what the tunnel says of the sender of a frame from another node.
@@ -41,15 +43,18 @@ type frame struct {
 	sender *Endpoint       // the interface that sent it; nil if it comes through a public address
 	// viaGateway: the packet crosses the gateway, so the receiver sees the gateway's MAC address.
 	viaGateway bool
+	// toPublic: the packet was sent to a public address, and its destination is now the private one.
+	toPublic bool
 
 	trace *Trace // nil, except in a dry run, which stores and writes nothing
 }
 
 func newFrame(s *Switch) *frame {
-	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, readAheadBytes+frameSize), scratch: make([]byte, 2*1024+frameSize/8)}
+	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, readAheadBytes+frameSize), scratch: make([]byte, frameSize)}
 	f.buffer = f.memory
 	f.emit = f.emitPlain
 	f.sending.begin(f)
+	f.cutting.begin(f)
 	return f
 }
 

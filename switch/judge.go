@@ -208,7 +208,7 @@ func replyKey(p *packet.Packet) uint16 {
 // judgeError admits an ICMP error if it is about a known connection, if it is about a packet that
 // the rules admit untracked, or if a rule admits such errors. Redirects and source quenches never
 // pass: no EC2 network needs them, and a forged redirect diverts traffic. Nor does an error about a
-// connection that an operator cut.
+// connection that an operator cut. No rule admits an error from outside with a source in a public pool.
 func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
@@ -220,6 +220,9 @@ func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.S
 	}
 	if a.Zone.Related(p, d, f.now, a.revision) || f.aboutUntracked(a, d, peer) {
 		return verdict.Forward
+	}
+	if f.in.kind == UplinkPort && f.snapshot.inPublicPool(p.Flow.Src) {
+		return verdict.NoConnection
 	}
 	table, _ := a.tables(d)
 	if table.Match(p.Flow.Protocol, p.RuleKey(), peer).Allowed && quotesOwn(p) {

@@ -29,8 +29,8 @@ func (f *frame) receive(in *Port, n int) {
 // port where the frame came in, or, from deliver on, the port it was to leave by.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	failpoint.Reach()
+	f.toPublic = false
 	if v, ok := f.decode(b); !ok {
-		f.answerTooBig(v)
 		return f.in, v
 	}
 	switch f.in.kind {
@@ -57,13 +57,13 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 }
 
 // decode reads the headers into f.pkt and rebuilds the virtio header. It returns false and the
-// verdict for a malformed frame, and for one larger than the MTU of the network that it came from.
+// verdict for a malformed frame.
 func (f *frame) decode(b []byte) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	if v, ok := f.decoder.Decode(b[min(offloadLen, len(b)):], &f.pkt); !ok {
 		return v, false
 	}
-	return packet.Sanitize(b[:offloadLen], &f.pkt, f.mtu())
+	return packet.Sanitize(b[:offloadLen], &f.pkt)
 }
 
 // ready returns false and NotReady for a port without an attachment, which passes nothing (fail
@@ -112,9 +112,6 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 			return f.in, f.deniedByACL(a, conntrack.Out)
 		}
 		f.readdress(owner)
-	}
-	if v, ok := f.checkTunnelMTU(a, owner); !ok {
-		return f.in, v
 	}
 	return f.deliver(owner)
 }
@@ -169,9 +166,7 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 		return f.in, f.unreachable()
 	}
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
-		if v, ok := f.checkTunnelMTU(a, owner); !ok {
-			return f.in, v
-		}
+		f.toPublic = true
 		packet.RewriteSource(f.bytes(), p, public)
 		packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 		f.from, f.sender = firewall.Source{Addr: p.Flow.Src}, nil
@@ -183,7 +178,7 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	}
 	packet.RewriteSource(f.bytes(), p, public)
 	packet.SetMACs(f.bytes(), up.NextHop, up.MAC)
-	return up.Port, f.write(up.Port)
+	return up.Port, f.leave(up.Port, nil, up.MTU)
 }
 
 // checkRoute checks that the routes of a subnet lead to an internet gateway for a remote address.
@@ -222,12 +217,12 @@ func (f *frame) forwardFromUplink() (*Port, verdict.Verdict) {
 	if owner == nil || owner.Port == nil {
 		return f.in, f.unreachable()
 	}
-	if v, ok := f.checkUplinkSource(); !ok {
+	if v, ok := f.checkUplinkSource(owner); !ok {
 		return f.in, v
 	}
 	packet.RewriteDestination(f.bytes(), p, owner.PrivateOf(p.Flow.Dst))
 	f.from = firewall.Source{Addr: p.Flow.Src}
-	f.viaGateway = true
+	f.viaGateway, f.toPublic = true, true
 	return f.deliverFromInternet(f.snapshot.networks[owner.network], owner)
 }
 
@@ -280,6 +275,7 @@ func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 		return f.in, f.misaddressed()
 	}
 	if fromPublic {
+		f.toPublic = true
 		return f.deliverFromInternet(n, owner)
 	}
 	return f.deliver(owner) // if the owner is on another node, send drops the packet
@@ -310,7 +306,7 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 		src = GatewayMAC
 	}
 	packet.SetMACs(f.bytes(), to.MAC, src)
-	return to.Port, f.write(to.Port)
+	return to.Port, f.leave(to.Port, to, a.mtu)
 }
 
 // Each dropping verdict is made by one function. Those below have several callers.

@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -37,7 +38,7 @@ type Network struct {
 	Prefix  netip.Prefix // all private addresses of the network
 	Gateway netip.Addr   // zero: each Subnet has its own
 	Subnets []Subnet
-	MTU     int  // bytes of the largest IP packet
+	MTU     int  // of the devices of its interfaces, unless their Attachments say otherwise
 	Strict  bool // revoked rules cut tracked connections too
 	// Reset is the generation at which Strict last changed. Older connections are checked again:
 	// their rules may have been revoked before the network became Strict, or may have been revoked
@@ -62,8 +63,11 @@ type Attachment struct {
 	// Lost is the generation at which an address last left a group of the network. Only a Strict
 	// network uses it.
 	Lost uint64
+	// MTU is that of the port's device, in bytes of an IP packet. Default: the Network's MTU.
+	MTU int
 
 	subnet   *Subnet // the Subnet of Endpoint.Address
+	mtu      int     // MTU, or the Network's; bytes of the largest IP packet that leaves by the port
 	revision conntrack.Revision
 	// regrouped is the generation at which the interface got its current groups.
 	regrouped uint64
@@ -122,6 +126,7 @@ func (e *Edit) Network(n Network) {
 	for _, a := range e.next.attached { // the method replace has copied the Attachments
 		if a != nil && a.Network == &n {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
+			a.mtu = max(minMTU, cmp.Or(a.MTU, n.MTU))
 			a.setRevision()
 			a.Zone.SetOpen(openPorts(a.Rules, n.Strict), e.now)
 		}
@@ -158,6 +163,7 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	}
 	a.Network = e.next.networks[v]
 	a.subnet = a.Network.SubnetOf(a.Endpoint.Address)
+	a.mtu = max(minMTU, cmp.Or(a.MTU, a.Network.MTU))
 	a.regrouped = e.next.Generation // an earlier process may have stored connections at any generation
 	if old := e.next.attached[p.index]; old != nil {
 		if old.Rules.SameGroups(a.Rules) {

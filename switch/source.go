@@ -43,14 +43,32 @@ func (f *frame) isDHCPServer() bool {
 func (f *frame) refuseDHCPServer() verdict.Verdict { return verdict.DHCPServer }
 
 // checkUplinkSource drops a frame whose source cannot come by the uplink: one of the cluster's own
-// public addresses, or an address that never leaves its link.
-func (f *frame) checkUplinkSource() (verdict.Verdict, bool) {
+// public addresses, or an address that never leaves its link. It also drops an ICMP error to owner about a
+// packet that cannot have left by the uplink.
+func (f *frame) checkUplinkSource(owner *Endpoint) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	src := f.pkt.Flow.Src
-	if unroutable(src) || src.IsLinkLocalUnicast() || f.snapshot.inPublicPool(src) {
+	switch {
+	case unroutable(src) || src.IsLinkLocalUnicast(),
+		f.snapshot.inPublicPool(src) && !f.isRouterError(),
+		f.pkt.HasQuoted && f.quotesInside(owner):
 		return f.badSource(), false
 	}
 	return verdict.Unset, true
+}
+
+// isRouterError reports whether the packet is an ICMP error from an address that no interface has. A
+// router on the segment behind the uplink has an address there, which is often that of the public pool.
+// Its errors pass only if they are about a connection, whatever the rules admit; see judgeError.
+func (f *frame) isRouterError() bool {
+	return f.pkt.HasQuoted && f.snapshot.Public(f.pkt.Flow.Src) == nil
+}
+
+// quotesInside reports whether an ICMP error from outside quotes a packet that stayed inside of the cluster:
+// from a private address of the receiver, or to a public address of the cluster. Otherwise the error would
+// reach its receiver as one about a connection with another instance.
+func (f *frame) quotesInside(receiver *Endpoint) bool {
+	return receiver.Owns(f.pkt.Quoted.Src) || f.snapshot.inPublicPool(f.pkt.Quoted.Dst)
 }
 
 func (f *frame) badSource() verdict.Verdict { return verdict.BadSource }

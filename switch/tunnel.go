@@ -29,16 +29,19 @@ type TunnelDevice interface {
 	// Send sends a frame behind its virtio header, both as packet.Sanitize left them and p
 	// describes them, to the node with number to. The frame may consist of several packets, each of
 	// which must fit into a datagram; Send may overwrite it. A verdict other than Forward says why
-	// nothing was sent; an error, that not all of it was. queue is below 64, and only one goroutine
-	// at a time may use a queue.
+	// nothing was sent; an error, that not all of it was. TooBig leaves the frame as it was. queue is
+	// below 64, and only one goroutine at a time may use a queue.
 	Send(queue int, to uint32, from packet.Origin, p *packet.Packet, b []byte) (verdict.Verdict, error)
+	// MTU returns how many bytes an IP packet may have that is sent to a node; 0 if the node has
+	// named no limit. The underlay of each node may have another MTU.
+	MTU(to uint32) int
 	Close() error
 }
 
 // A Tunnel is the port to the instances of other nodes.
 type Tunnel struct {
 	Port *Port
-	MTU  int // bytes of the largest IP packet that fits into one datagram of the underlay
+	MTU  int // bytes of the largest IP packet that fits into one datagram of this node's underlay
 }
 
 // TunnelPort returns the tunnel in force, or nil.
@@ -50,14 +53,13 @@ type sending struct {
 	to      uint32
 	from    packet.Origin
 	verdict verdict.Verdict
+	mtu     int           // of its fragments
 	packet  packet.Packet // describes a fragment
-	piece   []byte        // a fragment behind a virtio header
 	segment func([]byte) error
 	send    func([]byte) error
 }
 
 func (s *sending) begin(f *frame) {
-	s.piece = make([]byte, len(f.scratch))
 	s.segment, s.send = f.emitSegment, f.emitFragment
 }
 
@@ -78,17 +80,42 @@ func (f *frame) send(to *Endpoint) verdict.Verdict {
 	if t == nil || to.Node == 0 || f.in.kind != InstancePort {
 		return f.unreachable()
 	}
+	f.sending.to, f.sending.from, f.sending.verdict = to.Node, f.originOf(to), verdict.Forward
+	if _, fits := packet.Fits(&f.pkt, t.MTU); !fits {
+		return f.sendFragments(to)
+	}
 	if f.trace != nil {
 		f.trace.sentOnward(f, to)
 		return verdict.Forward
 	}
-	f.sending.to, f.sending.from, f.sending.verdict = to.Node, f.originOf(to), verdict.Forward
-	var err error
-	if _, fits := packet.Fits(f.buffer[:offloadLen], &f.pkt, t.MTU); fits {
-		err = f.emitTunnel(&f.pkt, f.buffer[:offloadLen+f.pkt.Len])
-	} else {
-		err = packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.sending.segment)
+	err := f.emitTunnel(&f.pkt, f.buffer[:offloadLen+f.pkt.Len])
+	if f.sending.verdict == verdict.TooBig { // for the underlay of that node
+		return f.sendFragments(to)
 	}
+	if f.sending.verdict != verdict.Forward {
+		return f.sending.verdict
+	}
+	return f.written(err)
+}
+
+// sendFragments sends a packet that is too large for the tunnel, in fragments; or tells its sender, if it
+// may not be fragmented.
+func (f *frame) sendFragments(to *Endpoint) verdict.Verdict {
+	failpoint.Reach()
+	t := f.snapshot.tunnel
+	f.sending.mtu, f.sending.verdict = t.MTU, verdict.Forward
+	if least := t.Port.tunnel.MTU(to.Node); least != 0 {
+		f.sending.mtu = max(minMTU, min(least, t.MTU))
+	}
+	if v, fits := packet.Fits(&f.pkt, f.sending.mtu); !fits && f.pkt.DontFragment {
+		f.answerTooBig(to, f.sending.mtu)
+		return v
+	}
+	if f.trace != nil {
+		f.trace.sentOnward(f, to)
+		return verdict.Forward
+	}
+	err := packet.Segment(f.buffer[:offloadLen], f.bytes(), &f.pkt, f.scratch[offloadLen:], f.sending.segment)
 	if f.sending.verdict != verdict.Forward {
 		return f.sending.verdict
 	}
@@ -97,16 +124,16 @@ func (f *frame) send(to *Endpoint) verdict.Verdict {
 
 // emitSegment fragments one finished packet that is too large for the tunnel and may be fragmented.
 func (f *frame) emitSegment(out []byte) error {
-	return packet.Fragment(out, f.pkt.L3, f.snapshot.tunnel.MTU, f.sending.piece[offloadLen:], f.sending.send)
+	return packet.Fragment(out, f.pkt.L3, f.sending.mtu, f.cutting.piece[offloadLen:], f.sending.send)
 }
 
-// emitFragment sends one fragment, which is in f.sending.piece.
+// emitFragment sends one fragment, which is in f.cutting.piece.
 func (f *frame) emitFragment(out []byte) error {
 	failpoint.Reach()
 	p := &f.sending.packet
-	*p = packet.Packet{L3: f.pkt.L3, Len: len(out), Segments: 1}
-	clear(f.sending.piece[:offloadLen])
-	return f.emitTunnel(p, f.sending.piece[:offloadLen+len(out)])
+	*p = packet.Packet{L3: f.pkt.L3, Len: len(out), Segments: 1, Largest: len(out) - f.pkt.L3}
+	clear(f.cutting.piece[:offloadLen])
+	return f.emitTunnel(p, f.cutting.piece[:offloadLen+len(out)])
 }
 
 // emitTunnel sends a frame behind a virtio header whose packets fit into datagrams.

@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"testing"
 
@@ -43,11 +44,13 @@ type pipe struct {
 	room      int    // in bytes, of the last Receive
 	tried     int    // how often Send was called
 	fails     error  // of each Send
+	mtu       int    // of the remote node; 0: it named none
 	all       []sent // all that was sent, if it is not nil
 }
 
-func (p *pipe) FD() int      { return p.fd }
-func (p *pipe) Close() error { return unix.Close(p.fd) }
+func (p *pipe) FD() int        { return p.fd }
+func (p *pipe) MTU(uint32) int { return p.mtu }
+func (p *pipe) Close() error   { return unix.Close(p.fd) }
 func (p *pipe) Receive(b []byte) (int, packet.Origin, verdict.Verdict, error) {
 	if len(p.queue) == 0 {
 		return 0, packet.Origin{}, verdict.Unset, unix.EAGAIN
@@ -69,6 +72,9 @@ func (p *pipe) Send(_ int, to uint32, from packet.Origin, described *packet.Pack
 	}
 	if p.fails != nil {
 		return verdict.Forward, p.fails
+	}
+	if v, ok := packet.Fits(described, cmp.Or(p.mtu, 65535)); !ok {
+		return v, nil
 	}
 	p.to, p.from, p.n = to, from, copy(p.last[:], frame[packet.OffloadLen:])
 	p.sent++
@@ -173,39 +179,45 @@ func TestTunnelDownIsCountedAtTheSender(t *testing.T) {
 }
 
 // TestSenderOfTooLargePacketLearnsMTU: the honest sender of a packet that may not be fragmented
-// gets an ICMP error if the packet exceeds the MTU of its network or of the tunnel.
+// gets an ICMP error if the rules admit the packet and it exceeds the MTU of its exit.
 func TestSenderOfTooLargePacketLearnsMTU(t *testing.T) {
 	b := newTestbed(t)
 	b.tunnel(1000)
+	b.rules("app", permit(ec2.UDP, 53, 53, "web"))
 	big := template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1, 53)
 	big.Payload = make([]byte, 1501-28)
-	told := func(want bool, what string, frame []byte) {
+	told := func(want bool, what string, frame []byte, at string, v verdict.Verdict) {
 		t.Helper()
 		before := b.devices["web"].count
-		b.expect("web", frame, "web", verdict.TooBig)
+		b.expect("web", frame, at, v)
 		if got := b.devices["web"].count > before; got != want {
 			t.Errorf("%s: an ICMP error was sent: %v, want %v", what, got, want)
 		}
 	}
 	df := func(frame []byte) []byte { frame[20] |= 0x40; return frame }
-	told(true, "to a neighbour", df(b.of("web", big)))
+	told(true, "to a neighbour", df(b.of("web", big)), "app", verdict.TooBig)
 	if p := b.delivered("web"); p.ICMPCode != 4 || p.Quoted.Dst != addr("10.10.0.5") {
 		t.Errorf("the ICMP error is %+v, want code 4 about a packet to 10.10.0.5", p)
 	}
-	told(false, "what may be cut", b.of("web", big))
+	told(false, "what may be cut", b.of("web", big), "app", verdict.Forward)
+	closed := big
+	closed.Flow.DstPort = 54
+	told(false, "what no rule admits", df(b.of("web", closed)), "app", verdict.NoRule)
 	forged := big
 	forged.Flow.Src = addr("10.10.0.6")
-	told(false, "in another's name", df(b.of("web", forged)))
+	told(false, "in another's name", df(b.of("web", forged)), "web", verdict.SpoofedIP)
 	big.Flow.Dst = addr("10.10.0.7")
 	big.Payload = make([]byte, 1000)
-	told(true, "to another node", df(b.of("web", big)))
-	late := big
-	late.FragOffset, late.Payload = 1480, make([]byte, 1600)
-	told(false, "about a later fragment", df(b.of("web", late)))
+	told(true, "to another node", df(b.of("web", big)), "web", verdict.TooBig)
+	first, late := big, big
+	first.MoreFollow, first.Payload = true, make([]byte, 800)
+	told(false, "a first fragment that fits", b.of("web", first), "web", verdict.Forward)
+	late.FragOffset, late.Payload = 808, make([]byte, 1600)
+	told(false, "about a later fragment", df(b.of("web", late)), "web", verdict.TooBig)
 	quoting := packettest.ICMPError(3, 3, addr("10.10.0.4"), addr("10.10.0.7"), b.of("web", big), macOf("web"), GatewayMAC)
 	quoting = append(quoting, make([]byte, 1600)...)
 	binary.BigEndian.PutUint16(quoting[16:], uint16(len(quoting)-14))
-	told(false, "about an error", df(quoting))
+	told(false, "about an error", df(quoting), "web", verdict.NoConnection)
 }
 
 func TestForwardingThroughTunnelAllocatesNothing(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"net/netip"
 	"runtime"
 	"strings"
 	"testing"
@@ -103,8 +102,8 @@ func TestPacketIsCutForTheTunnel(t *testing.T) {
 	for size, want := range map[int][]int{972: {1014}, 973: {14 + 996, 14 + 25}, 1472: {14 + 996, 14 + 524}} {
 		f := template(17, web, far, 1, 53)
 		f.Payload = make([]byte, size)
-		for i := range b.frame.sending.piece {
-			b.frame.sending.piece[i] = 0xff
+		for i := range b.frame.cutting.piece {
+			b.frame.cutting.piece[i] = 0xff
 		}
 		pipe.all = []sent{}
 		before := b.ports["tunnel"].Counters()
@@ -139,6 +138,7 @@ func TestErrorAboutALargePacketIsAWriteToItsSender(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	b := newTestbed(t)
+	b.rules("app", permit(ec2.UDP, 53, 53, "web"))
 	port, device := b.ports["web"], b.devices["web"]
 	large := template(17, addr("10.10.0.4"), addr("10.10.0.5"), 1, 53)
 	large.DontFragment, large.Payload = true, make([]byte, 1501)
@@ -159,7 +159,7 @@ func TestErrorAboutALargePacketIsAWriteToItsSender(t *testing.T) {
 		port.pace.next.Store(int64(tt.next))
 		device.before, device.fails, device.last = func() { burn(tt.burns) }, tt.fails, nil
 		before := port.Counters()
-		b.expect("web", b.of("web", large), "web", verdict.TooBig)
+		b.expect("web", b.of("web", large), "app", verdict.TooBig)
 		after := port.Counters()
 		wantFrames, wantBytes := uint64(0), uint64(0)
 		if tt.sent {
@@ -186,37 +186,6 @@ func TestErrorAboutALargePacketIsAWriteToItsSender(t *testing.T) {
 	if tr := b.sw.Trace(port, b.of("web", large)); tr.Verdict != verdict.TooBig || device.count != count {
 		t.Errorf("the trace ends with %v and sends %d errors, want %v and 0", tr.Verdict, device.count-count, verdict.TooBig)
 	}
-}
-
-// TestMTUIsThatOfTheNetworkOfTheFrame: of the uplink, of the sender's or of the receiver's network. A port
-// without a network has no limit of its own.
-func TestMTUIsThatOfTheNetworkOfTheFrame(t *testing.T) {
-	b := newTestbed(t)
-	b.tunnel(1406)
-	b.add("other", InstancePort)
-	e := b.sw.Edit(b.generation)
-	e.Network(Network{VNI: 2, Prefix: netip.MustParsePrefix("10.0.0.0/8"), Gateway: addr("10.0.0.1"), MTU: 9001})
-	e.Uplink(&Uplink{Port: b.ports["uplink"], MAC: upMAC, NextHop: routerMAC, MTU: 1280})
-	b.sw.Publish(e)
-	f := b.frame
-	check := func(port string, vni uint32, want int) {
-		t.Helper()
-		f.snapshot, f.in, f.origin = b.sw.Snapshot(), b.ports[port], packet.Origin{VNI: vni}
-		if got := f.mtu(); got != want {
-			t.Errorf("a frame from %s of network %d may have %d bytes, want %d", port, vni, got, want)
-		}
-	}
-	check("web", 0, 1500)
-	check("web", 2, 1500) // the tunnel alone names the network
-	check("uplink", 2, 1280)
-	check("tunnel", 1, 1500)
-	check("tunnel", 2, 9001)
-	check("tunnel", 3, 65535)
-	check("other", 1, 65535)
-	e = b.sw.Edit(b.generation)
-	e.Uplink(nil)
-	b.sw.Publish(e)
-	check("uplink", 1, 65535)
 }
 
 // TestPublicAddressIsAnnounced: by a gratuitous ARP at the uplink. Without an uplink there is nobody to

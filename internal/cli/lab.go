@@ -86,6 +86,7 @@ func newLabUp(name *string) *cobra.Command {
 	cmd.Flags().DurationVar(&o.Quarantine, "quarantine", time.Minute, "how long a released address is not leased again")
 	cmd.Flags().StringVar(&o.Limits, "limits", "", "the EC2 limits of a `TIME`: today (the default), vpc-2012 or classic-2012")
 	cmd.Flags().StringVar(&o.Overlay, "overlay", "", "the `FORM` of the tunnels between nodes: sealed (the default), or vxlan, which any host on the underlay can read and forge")
+	cmd.Flags().IntVar(&o.UnderlayMTU, "underlay-mtu", 0, "the MTU of the network between nodes, in `BYTES` (default 1594, or 1550 with vxlan: instances have 1500)")
 	cmd.Flags().StringSliceVar(&pools, "classic-pool", nil, "lease EC2-Classic's private addresses from these `CIDR` blocks (default 10.10.0.0/16)")
 	return cmd
 }

@@ -21,7 +21,7 @@ type NIC struct {
 	MAC       ec2.MAC        // zero: unchanged
 	Addresses []netip.Prefix // with the on-link prefix length; the first is the default source address
 	Gateway   netip.Addr     // next hop of other destinations; invalid: no route
-	MTU       int            // bytes; 0: unchanged
+	MTU       int            // bytes; 0: unchanged. In a foreign namespace it is set once, and is its user's from then on
 	// Table is the NIC's own routing table for packets from its addresses, so that replies leave by
 	// the interface on which the request arrived. 0: the NIC uses the main table, and its gateway is
 	// the default route of the namespace.
@@ -136,7 +136,8 @@ func (n NIC) configure() error {
 			return fmt.Errorf("set MAC %v: %w", n.MAC, err)
 		}
 	}
-	if n.MTU > 0 && link.Attrs().MTU != n.MTU {
+	known := n.Foreign && n.Alias != "" && link.Attrs().Alias == n.Alias
+	if n.MTU > 0 && link.Attrs().MTU != n.MTU && !known {
 		if err := netlink.LinkSetMTU(link, n.MTU); err != nil {
 			return fmt.Errorf("set MTU %d: %w", n.MTU, err)
 		}

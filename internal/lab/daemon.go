@@ -168,6 +168,7 @@ const apiRate = 1000
 type peerConfig struct {
 	Listen  string `toml:"listen"`
 	Overlay string `toml:"overlay,omitempty"`
+	MTU     int    `toml:"mtu,omitempty"`
 }
 
 // labConfig lets a node run images: it names the resources of their instances.
@@ -202,7 +203,7 @@ func (l *Lab) nodeConfig(index int) nodeConfig {
 	node := l.Nodes[index]
 	var peer *peerConfig
 	if len(l.Nodes) > 1 {
-		peer = &peerConfig{Listen: peerAddress(index), Overlay: l.Overlay}
+		peer = &peerConfig{Listen: peerAddress(index), Overlay: l.Overlay, MTU: l.UnderlayMTU}
 	}
 	return nodeConfig{
 		Name: node, Zone: l.zone(index), Region: Region, Regions: "all",

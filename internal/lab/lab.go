@@ -54,7 +54,8 @@ type Lab struct {
 	Cuts         []Cut          `json:"cuts,omitempty"` // in force, oldest first
 	Quarantine   time.Duration  `json:"quarantine"`     // 0: the default
 	Limits       string         `json:"limits,omitempty"`
-	Overlay      string         `json:"overlay,omitempty"` // form of the tunnels between nodes; "": the default
+	Overlay      string         `json:"overlay,omitempty"`      // form of the tunnels between nodes; "": the default
+	UnderlayMTU  int            `json:"underlay_mtu,omitempty"` // 0: 1500
 	Accounts     []Account      `json:"accounts"`
 
 	locked bool // true while Up, which holds the lock, runs

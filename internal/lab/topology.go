@@ -72,7 +72,7 @@ func (l *Lab) build() error {
 		return fmt.Errorf("configure %s: %w", l.namespace(internetHost), err)
 	}
 	for _, o := range outsiders {
-		if err := l.wire(end{internetHost, o.host, o.router}, end{o.host, "eth0", o.address}); err != nil {
+		if err := l.wire(end{internetHost, o.host, o.router, 0}, end{o.host, "eth0", o.address, 0}); err != nil {
 			return err
 		}
 		gateway, _, _ := net.ParseCIDR(o.router)
@@ -85,7 +85,7 @@ func (l *Lab) build() error {
 		return fmt.Errorf("configure %s: %w", l.namespace(underlayHost), err)
 	}
 	for i, node := range l.Nodes {
-		if err := l.wire(end{underlayHost, node, ""}, end{node, "underlay", underlayAddress(i) + "/24"}); err != nil {
+		if err := l.wire(end{underlayHost, node, "", l.UnderlayMTU}, end{node, "underlay", underlayAddress(i) + "/24", l.UnderlayMTU}); err != nil {
 			return err
 		}
 	}
@@ -149,8 +149,11 @@ func addBridge(name string, mac net.HardwareAddr) error {
 }
 
 // An end is one end of a veth pair: a device with this name in the namespace of host. An end without an
-// address is a port of the bridge of its host.
-type end struct{ host, name, address string }
+// address is a port of the bridge of its host. An MTU of 0 is that of Ethernet.
+type end struct {
+	host, name, address string
+	mtu                 int
+}
 
 // wire connects two namespaces by a veth pair.
 func (l *Lab) wire(a, b end) error {
@@ -182,6 +185,11 @@ func (e end) plug() error {
 	link, err := netlink.LinkByName(e.name)
 	if err != nil {
 		return err
+	}
+	if e.mtu != 0 {
+		if err := netlink.LinkSetMTU(link, e.mtu); err != nil {
+			return fmt.Errorf("set MTU %d of %s: %w", e.mtu, e.name, err)
+		}
 	}
 	if e.address != "" {
 		err = addAddress(link, e.address)

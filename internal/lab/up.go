@@ -32,6 +32,9 @@ type Options struct {
 	// Overlay is the form of the tunnels between nodes: "sealed" (default), or "vxlan", which every
 	// host on the underlay can read and forge.
 	Overlay string
+	// UnderlayMTU is the MTU of the network between nodes, 1280 to 9216. The default gives instances 1500:
+	// 1594, or 1550 with vxlan.
+	UnderlayMTU int
 
 	// Progress is called after each step, by one goroutine at a time; nil: not called.
 	Progress func(step string)
@@ -59,6 +62,12 @@ func (o *Options) fill() error {
 	if len(o.ClassicPools) == 0 {
 		o.ClassicPools = []netip.Prefix{netip.MustParsePrefix("10.10.0.0/16")}
 	}
+	if o.UnderlayMTU == 0 {
+		o.UnderlayMTU = 1594
+		if o.Overlay == "vxlan" {
+			o.UnderlayMTU = 1550
+		}
+	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -79,6 +88,8 @@ func (o *Options) fill() error {
 		return fmt.Errorf("unknown limits %q: must be today, vpc-2012 or classic-2012", o.Limits)
 	case o.Overlay != "" && o.Overlay != "sealed" && o.Overlay != "vxlan":
 		return fmt.Errorf("unknown overlay %q: must be sealed or vxlan", o.Overlay)
+	case o.UnderlayMTU < 1280 || o.UnderlayMTU > 9216:
+		return fmt.Errorf("the MTU of the underlay must be 1280 to 9216, not %d", o.UnderlayMTU)
 	case o.Overlay == "vxlan" && o.Nodes == 1:
 		return errors.New("a lab of one node has no tunnels: vxlan needs two nodes or more")
 	case o.Port < 1 || o.Port > 65535:
@@ -108,7 +119,7 @@ func Up(ctx context.Context, o Options) (_ *Lab, err error) {
 	defer release()
 
 	begin := time.Now()
-	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits, Overlay: o.Overlay, locked: true}
+	l := &Lab{Name: o.Name, Port: o.Port, Zones: o.Zones, ClassicPools: o.ClassicPools, Quarantine: o.Quarantine, Limits: o.Limits, Overlay: o.Overlay, UnderlayMTU: o.UnderlayMTU, locked: true}
 	defer func() { l.locked = false }()
 	cleared, err := l.clear(ctx)
 	if err != nil {

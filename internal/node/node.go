@@ -93,10 +93,10 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log, Halt: c.Halt}); err != nil {
 		return nil, err
 	}
-	mtu := c.Peer.MTU
+	mtu := min(c.Peer.MTU, maxMTU)
 	if identity != nil {
-		mtu = c.Peer.Overlay.MTU(mtu)
-		if err := n.connect(identity); err != nil {
+		mtu = min(c.Peer.Overlay.MTU(c.Peer.MTU), maxMTU)
+		if err := n.connect(identity, mtu); err != nil {
 			return nil, err
 		}
 	}
@@ -137,8 +137,12 @@ func (n *Node) openTracker() (owners *plane.Owners, err error) {
 	return plane.OpenOwners(n.config.Arena + ".owners")
 }
 
+// maxMTU is the MTU of instances on an underlay that carries more, as that of EC2's instances (EC2 User Guide,
+// "Jumbo frames").
+const maxMTU = 9001
+
 // connect makes the peer, for calls between nodes, and the overlay, for tunnels.
-func (n *Node) connect(identity *peer.Identity) (err error) {
+func (n *Node) connect(identity *peer.Identity, mtu int) (err error) {
 	n.id = identity
 	n.peer, err = peer.New(peer.Config{Identity: identity, Listen: n.config.Peer.Listen, Nodes: directory{n}, Logger: n.log})
 	if err != nil {
@@ -149,7 +153,7 @@ func (n *Node) connect(identity *peer.Identity) (err error) {
 	n.peer.Handle(methodAPI, n.passedOn)
 	n.handleRotation()
 	n.handleRenew()
-	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, Logger: n.log})
+	n.overlay, err = overlay.New(overlay.Config{Peer: n.peer, Node: string(n.config.Name), Listen: n.config.Peer.tunnel(), Form: n.config.Peer.Overlay, MTU: mtu, Logger: n.log})
 	return err
 }
 

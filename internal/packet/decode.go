@@ -125,6 +125,7 @@ func (d *Decoder) fillIPv4(frame []byte, p *Packet) {
 	p.L4 = p.L3 + int(ip.IHL)*4
 	p.Payload = p.L4
 	p.Len = p.L3 + int(ip.Length)
+	p.Largest = int(ip.Length)
 	p.FragID = ip.Id
 	p.FragOffset = int(ip.FragOffset) * 8
 	p.MoreFollow = ip.Flags&layers.IPv4MoreFragments != 0

@@ -12,14 +12,15 @@ import (
 const quotedLen = 576 - ipv4MinLen - icmpLen
 
 // FragmentationNeeded writes to out the ICMP error that tells the sender of a packet the
-// mtu. It returns the frame, without MACs. out must hold 590 bytes.
+// mtu. If the frame stands for several packets, the error is about the first of them. It
+// returns the frame, without MACs. out must hold 590 bytes.
 //
 //	|   type 3      |    code 4     |           checksum            |
 //	|            unused             |         next-hop MTU          |
 //	|            IP header and first bytes of the packet            |  RFC 1191 §4
 func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu int) []byte {
 	failpoint.Reach()
-	quoted := frame[p.L3:min(p.Len, p.L3+quotedLen)]
+	quoted := frame[p.L3:min(p.Len, p.L3+quotedLen, p.L3+p.Largest)]
 	out = out[:ethernetLen+ipv4MinLen+icmpLen+len(quoted)]
 	binary.BigEndian.PutUint16(out[12:], EtherTypeIPv4)
 
@@ -38,8 +39,22 @@ func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu i
 	icmp[0], icmp[1] = ICMPUnreachable, 4
 	binary.BigEndian.PutUint16(icmp[6:], uint16(mtu))
 	copy(icmp[icmpLen:], quoted)
+	if p.Segments > 1 {
+		quoteFirst(icmp[icmpLen:], p)
+	}
 	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum16(icmp)))
 	return out
+}
+
+// quoteFirst gives the quoted headers of a frame that stands for several packets the lengths
+// of the first packet.
+func quoteFirst(quoted []byte, p *Packet) {
+	binary.BigEndian.PutUint16(quoted[2:], uint16(p.Largest))
+	quoted[10], quoted[11] = 0, 0
+	binary.BigEndian.PutUint16(quoted[10:], ^fold(sum16(quoted[:p.L4-p.L3])))
+	if p.Flow.Protocol == ProtocolUDP {
+		binary.BigEndian.PutUint16(quoted[p.L4-p.L3+4:], uint16(p.Largest-(p.L4-p.L3)))
+	}
 }
 
 // Fragment cuts a finished IPv4 packet into fragments of at most mtu bytes (RFC 791 §3.2,

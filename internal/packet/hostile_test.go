@@ -257,12 +257,12 @@ func TestForgedUDPSegmentationIsRefused(t *testing.T) {
 		"datagrams with ECN":           offload(1, 0x85, 1400, 34, 6),
 	} {
 		p := decode(t, partial(big, 6))
-		if v, ok := packet.Sanitize(header, &p, mtu); ok || v != verdict.BadOffload {
+		if v, ok := packet.Sanitize(header, &p); ok || v != verdict.BadOffload {
 			t.Errorf("%s: Sanitize = %v, %t; want %v, false", name, v, ok, verdict.BadOffload)
 		}
 	}
 	p := decode(t, partial(big, 6))
-	if v, ok := packet.Sanitize(offload(1, 5, 32, 34, 6), &p, mtu); !ok || p.Segments != 125 {
+	if v, ok := packet.Sanitize(offload(1, 5, 32, 34, 6), &p); !ok || p.Segments != 125 {
 		t.Errorf("a frame of 125 datagrams: Sanitize = %v, %t, %d segments; want true and 125", v, ok, p.Segments)
 	}
 }

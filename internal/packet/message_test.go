@@ -155,7 +155,7 @@ func TestFinishedUDPChecksumIsNeverZero(t *testing.T) {
 	frame := partial(udp(payload), 6)
 	h := offload(1, 0, 0, 34, 6)
 	p := decode(t, frame)
-	packet.Sanitize(h, &p, mtu)
+	packet.Sanitize(h, &p)
 	packet.FinishChecksum(h, frame, &p)
 	if [2]byte(frame[40:]) != [2]byte{0xff, 0xff} || p.Partial || !bytes.Equal(h, make([]byte, packet.OffloadLen)) {
 		t.Errorf("checksum % x, partial %v, virtio header % x; want ff ff, false and zeros", frame[40:42], p.Partial, h)
@@ -179,7 +179,7 @@ func TestFinishedUDPChecksumIsNeverZero(t *testing.T) {
 		b = partial(tcp(packet.ACK, string([]byte{byte(i >> 8), byte(i)})), 16)
 		p = decode(t, b)
 		h := offload(1, 0, 0, 34, 16)
-		packet.Sanitize(h, &p, mtu)
+		packet.Sanitize(h, &p)
 		if packet.FinishChecksum(h, b, &p); b[50] != 0 || b[51] != 0 {
 			t.Errorf("FinishChecksum wrote TCP checksum % x, want 00 00", b[50:52])
 		}
@@ -193,7 +193,7 @@ func TestSegmentStopsAtTheFirstError(t *testing.T) {
 	frame := partial(udp(numbered(300)), 6)
 	h := offload(1, 5, 100, 34, 6)
 	p := decode(t, frame)
-	packet.Sanitize(h, &p, mtu)
+	packet.Sanitize(h, &p)
 	n := 0
 	if err := packet.Segment(h, frame, &p, make([]byte, 2000), func([]byte) error { n++; return full }); !errors.Is(err, full) || n != 1 {
 		t.Errorf("Segment emitted %d packets and returned %v, want 1 packet and %v", n, err, full)
@@ -305,7 +305,10 @@ func TestClosedTrainTakesNoPacket(t *testing.T) {
 func TestSizesAtTheLimit(t *testing.T) {
 	sanitize := func(frame, header []byte) (verdict.Verdict, bool) {
 		p := decode(t, frame)
-		return packet.Sanitize(header, &p, mtu)
+		if v, ok := packet.Sanitize(header, &p); !ok {
+			return v, ok
+		}
+		return packet.Fits(&p, mtu)
 	}
 	for _, tt := range []struct {
 		name   string
@@ -325,7 +328,7 @@ func TestSizesAtTheLimit(t *testing.T) {
 		{"an ARP request with a checksum", packettest.ARP(1, ec2.MAC{2}, client, server), offload(1, 0, 0, 14, 6), false},
 	} {
 		if v, ok := sanitize(tt.frame, tt.header); ok != tt.want {
-			t.Errorf("%s: Sanitize = %v, %v, want %v", tt.name, v, ok, tt.want)
+			t.Errorf("%s: Sanitize and Fits = %v, %v, want %v", tt.name, v, ok, tt.want)
 		}
 	}
 }

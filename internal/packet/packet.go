@@ -97,6 +97,7 @@ type Packet struct {
 	FragLen      int    // bytes of IP payload in this fragment
 	Partial      bool   // the transport checksum covers the pseudo-header only (virtio NEEDS_CSUM)
 	Segments     uint32 // number of packets that the frame stands for
+	Largest      int    // bytes of the largest IP packet that the frame stands for; 0 for ARP
 	Quoted       Flow   // flow of the packet that an ICMP error quotes, in the direction that packet was sent
 	QuotedL3     int    // where the quoted IP header begins
 	QuotedICMP   uint8  // ICMP type of the quoted packet

@@ -120,13 +120,11 @@ func TestForgedVirtioHeadersAreRefused(t *testing.T) {
 		{"UFO", partial(udp(big), 6), offload(1, 3, 1400, 34, 6), verdict.BadOffload},
 		{"segments of one byte", partial(tcp(packet.ACK, big), 16), offload(1, 1, 1, 34, 16), verdict.BadOffload},
 		{"segments of no bytes", partial(udp(big), 6), offload(1, 5, 0, 34, 6), verdict.BadOffload},
-		{"segments beyond the MTU", partial(tcp(packet.ACK, big), 16), offload(1, 1, 1461, 34, 16), verdict.TooBig},
-		{"no segments, beyond the MTU", packettest.Build(tcp(packet.ACK, big)), offload(0, 0, 0, 0, 0), verdict.TooBig},
 		{"segments of nothing", partial(tcp(packet.ACK, ""), 16), offload(1, 1, 1400, 34, 16), verdict.BadOffload},
 	}
 	for _, tt := range tests {
 		p := decode(t, tt.frame)
-		if got, ok := packet.Sanitize(tt.offload, &p, mtu); ok || got != tt.want {
+		if got, ok := packet.Sanitize(tt.offload, &p); ok || got != tt.want {
 			t.Errorf("%s: Sanitize = %v, %t; want %v, false", tt.name, got, ok, tt.want)
 		}
 	}
@@ -137,7 +135,7 @@ func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	h := offload(1, 1|0x80, 1400, 34, 16)
 	binary.NativeEndian.PutUint16(h[2:], 9999) // Sanitize replaces hdr_len
 	p := decode(t, frame)
-	if v, ok := packet.Sanitize(h, &p, mtu); !ok {
+	if v, ok := packet.Sanitize(h, &p); !ok {
 		t.Fatalf("Sanitize refused a valid header with %v", v)
 	}
 	if got := binary.NativeEndian.Uint16(h[2:]); got != 54 || p.Segments != 3 || !p.Partial {
@@ -146,7 +144,7 @@ func TestValidVirtioHeaderIsRebuilt(t *testing.T) {
 	h = offload(2, 0, 77, 88, 99) // DATA_VALID and garbage
 	plain := packettest.Build(udp("x"))
 	p = decode(t, plain)
-	if v, ok := packet.Sanitize(h, &p, mtu); !ok || [10]byte(h) != [10]byte{} {
+	if v, ok := packet.Sanitize(h, &p); !ok || [10]byte(h) != [10]byte{} {
 		t.Errorf("Sanitize = %v, %t, header % x; want true and a header of zeros", v, ok, h)
 	}
 }
@@ -165,7 +163,7 @@ func TestSegmentsAreCompletePackets(t *testing.T) {
 		frame := partial(c.f, c.at)
 		h := offload(1, c.gso, 1000, 34, uint16(c.at))
 		p := decode(t, frame)
-		if v, ok := packet.Sanitize(h, &p, mtu); !ok {
+		if v, ok := packet.Sanitize(h, &p); !ok {
 			t.Fatalf("%s: Sanitize refused a valid header with %v", name, v)
 		}
 		var got []byte
@@ -189,7 +187,7 @@ func TestFinishedChecksumIsRight(t *testing.T) {
 		frame := partial(f, at)
 		h := offload(1, 0, 0, 34, uint16(at))
 		p := decode(t, frame)
-		packet.Sanitize(h, &p, mtu)
+		packet.Sanitize(h, &p)
 		packet.RewriteSource(frame, &p, netip.MustParseAddr("198.18.7.7"))
 		packet.FinishChecksum(h, frame, &p)
 		if !checksumsHold(t, frame) || h[0] != 0 {
@@ -214,7 +212,7 @@ func FuzzSanitize(f *testing.F) {
 		}
 		p := decode(t, packettest.Build(build))
 		h := header[:packet.OffloadLen]
-		if v, ok := packet.Sanitize(h, &p, mtu); !ok {
+		if v, ok := packet.Sanitize(h, &p); !ok {
 			if !v.Drops() {
 				t.Fatalf("Sanitize refused a header with verdict %v, want one that drops", v)
 			}

@@ -60,7 +60,7 @@ func packetsIn(frames [][]byte) (counts []int) {
 	for _, b := range frames {
 		var p packet.Packet
 		if _, ok := packet.NewDecoder().Decode(bytes.Clone(b[packet.OffloadLen:]), &p); ok {
-			packet.Sanitize(bytes.Clone(b), &p, 65535)
+			packet.Sanitize(bytes.Clone(b), &p)
 		}
 		counts = append(counts, max(1, int(p.Segments)))
 	}

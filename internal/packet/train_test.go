@@ -26,7 +26,7 @@ func pieces(t testing.TB, header, frame []byte) (all []piece) {
 	if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
 		t.Fatalf("Decode refused the frame with %v", v)
 	}
-	if v, ok := packet.Sanitize(header, &p, mtu); !ok {
+	if v, ok := packet.Sanitize(header, &p); !ok {
 		t.Fatalf("Sanitize refused the virtio header with %v", v)
 	}
 	var marks packet.Marks
@@ -110,7 +110,7 @@ func segments(t testing.TB, frames [][]byte) (all [][]byte) {
 		if v, ok := packet.NewDecoder().Decode(frame, &p); !ok {
 			t.Fatalf("Decode refused a joined frame with %v\n% x", v, frame)
 		}
-		if v, ok := packet.Sanitize(header, &p, 65535); !ok {
+		if v, ok := packet.Sanitize(header, &p); !ok {
 			t.Fatalf("Sanitize refused the virtio header of a joined frame with %v\n% x", v, b[:packet.OffloadLen])
 		}
 		if err := packet.Segment(header, frame, &p, make([]byte, 70_000), func(out []byte) error {
@@ -186,7 +186,7 @@ func TestJoinRestoresTheFrameThatWasCut(t *testing.T) {
 		same(t, frames, cut)
 		p := decode(t, tt.frame)
 		h := bytes.Clone(tt.header)
-		packet.Sanitize(h, &p, mtu)
+		packet.Sanitize(h, &p)
 		if tt.frames == 1 && !bytes.Equal(frames[0], append(h, tt.frame...)) {
 			t.Errorf("%s: the joined frame differs from the frame that was cut", tt.name)
 		}

@@ -47,10 +47,9 @@ var native = binary.NativeEndian
 // Sanitize compares the virtio header with the packet after it. It writes the header again
 // from what Decode found, so that no byte remains that a sender chose freely. With a forged
 // csum_start the receiving kernel would overwrite a port after the verdict; with a forged
-// gso_size it would cut the frame into packets that were not judged. mtu is the largest IP
-// packet of the network in bytes. Sanitize sets p.Partial and p.Segments. If it returns
-// false, the verdict says what is wrong.
-func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+// gso_size it would cut the frame into packets that were not judged. Sanitize sets p.Partial,
+// p.Segments and p.Largest. If it returns false, the verdict says what is wrong.
+func Sanitize(offload []byte, p *Packet) (verdict.Verdict, bool) {
 	failpoint.Reach()
 	flags, gso, size := offload[0], offload[1], int(native.Uint16(offload[4:]))
 	start, offset := int(native.Uint16(offload[6:])), int(native.Uint16(offload[8:]))
@@ -67,7 +66,7 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 		native.PutUint16(offload[8:], uint16(at))
 	}
 	if gso == gsoNone {
-		return Fits(offload, p, mtu)
+		return verdict.Unset, true
 	}
 	payload := p.Len - p.Payload
 	switch {
@@ -82,19 +81,15 @@ func Sanitize(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
 	native.PutUint16(offload[2:], uint16(p.Payload))
 	native.PutUint16(offload[4:], uint16(size))
 	p.Segments = uint32((payload + size - 1) / size)
-	return Fits(offload, p, mtu)
+	p.Largest = p.Payload - p.L3 + min(size, payload)
+	return verdict.Unset, true
 }
 
 // Fits reports whether the IP packet has at most mtu bytes. If the frame stands for several
-// packets, each of them must fit. If it returns false, the verdict is TooBig. The header
-// must be sanitized.
-func Fits(offload []byte, p *Packet, mtu int) (verdict.Verdict, bool) {
+// packets, each of them must fit. If it returns false, the verdict is TooBig.
+func Fits(p *Packet, mtu int) (verdict.Verdict, bool) {
 	failpoint.Reach()
-	largest := p.Len - p.L3
-	if size := int(native.Uint16(offload[4:])); size > 0 {
-		largest = p.Payload - p.L3 + min(size, p.Len-p.Payload)
-	}
-	if largest > mtu {
+	if p.Largest > mtu {
 		return verdict.TooBig, false
 	}
 	return verdict.Unset, true

@@ -19,7 +19,7 @@ const queues = 64
 // An association is the keys between this node and another, one for each direction.
 //
 // Each queue's counter is used only by the poller that has the queue, and the replay windows only
-// by the poller of the tunnel's port. Overlay.mu guards replaced; single is atomic. The other
+// by the poller of the tunnel's port. Overlay.mu guards replaced; single and mtu are atomic. The other
 // fields do not change once the association is in a table.
 type association struct {
 	node        uint32 // number of the remote node
@@ -34,6 +34,7 @@ type association struct {
 	replaced    time.Time // when a newer association replaced it; zero if none has
 	// single: the kernel cannot send several datagrams at once to the node.
 	single atomic.Bool
+	mtu    atomic.Int32 // bytes of the largest IP packet that the remote node takes; 0: it named none
 
 	sent [queues]struct {
 		counter atomic.Uint64

@@ -29,11 +29,19 @@ import (
 // seals the datagrams of the initiator, the second those of the responder (RFC 8446 §7.5). A node
 // can receive before it sends its index, so no datagram is lost when the remote node begins to send.
 //
-// The stream stays open, and both nodes send a byte at intervals. It ends when a node restarts, wants
-// new keys or cannot be reached; then the initiator begins a new exchange.
+// The stream stays open, and both nodes send a zero byte at intervals. It ends when a node restarts, wants
+// new keys or cannot be reached; then the initiator begins a new exchange. Right after its hello a node
+// tells the MTU of its underlay, less the overhead of a datagram; earlier releases ignore these bytes, as
+// all that follows the hello:
+//
+//	|   notice 1    |              MTU              |
 const (
 	exporterLabel = "EXPORTER-palisade-tunnel-1"
 	helloLen      = 8
+	mtuNotice     = 1 // the first byte of a notice
+	mtuNoticeLen  = 3
+	minMTU        = 576 // every host takes such a packet (RFC 791 §3.1)
+	maxMTU        = 65535
 
 	helloTimeout = 5 * time.Second
 	pingInterval = 5 * time.Second
@@ -153,40 +161,40 @@ func (o *Overlay) runStream(p *remotePeer, conn *peer.Conn, r role, exchanged fu
 	defer conn.Close()
 	stop := context.AfterFunc(p.ctx, func() { _ = conn.Close() }) // ends reads and writes
 	defer stop()
-	err := o.exchange(p, conn, r)
+	s, err := o.exchange(p, conn, r)
 	exchanged()
 	if err != nil {
 		return fmt.Errorf("exchange keys with %s: %w", p.Node, err)
 	}
 	defer o.endStream(p, conn)
-	return watchStream(conn, r)
+	return s.watchStream(conn, r)
 }
 
-func (o *Overlay) exchange(p *remotePeer, conn *peer.Conn, r role) error {
+func (o *Overlay) exchange(p *remotePeer, conn *peer.Conn, r role) (*association, error) {
 	if err := conn.SetDeadline(time.Now().Add(helloTimeout)); err != nil {
-		return err
+		return nil, err
 	}
 	s, err := o.newAssociation(p, conn, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if r == responder {
 		if err := s.readHello(conn, o.config.Form); err != nil {
-			return errors.Join(err, s.writeHello(conn, o.config.Form)) // this node's hello tells the remote node why
+			return nil, errors.Join(err, s.writeHello(conn, &o.config)) // this node's hello tells the remote node why
 		}
 	}
 	if err := o.startReceiving(p, s); err != nil {
-		return err
+		return nil, err
 	}
-	if err := s.writeHello(conn, o.config.Form); err != nil {
-		return errors.Join(err, o.discard(p, s))
+	if err := s.writeHello(conn, &o.config); err != nil {
+		return nil, errors.Join(err, o.discard(p, s))
 	}
 	if r == initiator {
 		if err := s.readHello(conn, o.config.Form); err != nil {
-			return errors.Join(err, o.discard(p, s))
+			return nil, errors.Join(err, o.discard(p, s))
 		}
 	}
-	return o.startSending(p, s, conn)
+	return s, o.startSending(p, s, conn)
 }
 
 // newAssociation returns an association with keys from a stream. It fails if the key in the
@@ -216,11 +224,18 @@ func (o *Overlay) newAssociation(p *remotePeer, conn *peer.Conn, r role) (*assoc
 	return s, nil
 }
 
-func (s *association) writeHello(w io.Writer, own Form) error {
-	var b [helloLen]byte
-	b[0], b[1] = version, byte(own)
+// writeHello writes this node's hello and, if it tells one, its MTU.
+func (s *association) writeHello(w io.Writer, own *Config) error {
+	var b [helloLen + mtuNoticeLen]byte
+	b[0], b[1] = version, byte(own.Form)
 	binary.BigEndian.PutUint32(b[4:], s.index)
-	_, err := w.Write(b[:])
+	b[helloLen] = mtuNotice
+	binary.BigEndian.PutUint16(b[helloLen+1:], uint16(own.MTU))
+	n := len(b)
+	if own.MTU == 0 {
+		n = helloLen
+	}
+	_, err := w.Write(b[:n])
 	return err
 }
 
@@ -283,6 +298,7 @@ func (o *Overlay) startSending(p *remotePeer, s *association, conn *peer.Conn) e
 	}
 	if p.current != nil {
 		p.current.replaced = time.Now()
+		s.mtu.CompareAndSwap(0, p.current.mtu.Load()) // until the node has told it again
 	}
 	if p.stream != nil {
 		_ = p.stream.Close()
@@ -303,9 +319,34 @@ func (o *Overlay) endStream(p *remotePeer, conn *peer.Conn) {
 	}
 }
 
+// A noticeReader reads what follows the hello in a stream, piece by piece.
+type noticeReader struct {
+	b [mtuNoticeLen]byte
+	n int // how many bytes of a notice were read
+}
+
+// read reads the next bytes, and stores the remote node's MTU in s if they complete its notice. A value that
+// no link has is ignored.
+func (r *noticeReader) read(b []byte, s *association) {
+	for _, c := range b {
+		if r.n == 0 && c != mtuNotice {
+			continue
+		}
+		r.b[r.n] = c
+		if r.n++; r.n < mtuNoticeLen {
+			continue
+		}
+		r.n = 0
+		if mtu := binary.BigEndian.Uint16(r.b[1:]); mtu >= minMTU {
+			s.mtu.Store(int32(mtu))
+		}
+	}
+}
+
 // watchStream returns nil when a stream has ended or its association must be renewed, and an error
 // when the stream has failed or is silent.
-func watchStream(conn net.Conn, r role) error {
+func (s *association) watchStream(conn net.Conn, r role) error {
+	var notice noticeReader
 	began := time.Now()
 	received, next := began, began.Add(pingInterval)
 	var b [64]byte
@@ -318,6 +359,7 @@ func watchStream(conn net.Conn, r role) error {
 		}
 		n, err := conn.Read(b[:])
 		now := time.Now()
+		notice.read(b[:n], s)
 		if n > 0 {
 			received = now
 		}

@@ -15,9 +15,9 @@ func TestStreamIsRenewedAfterAnHour(t *testing.T) {
 		answered := make(chan error, 1)
 		go func() {
 			time.Sleep(time.Second) // net.Pipe has no buffer: if both ends wrote at once, they would wait for each other
-			answered <- watchStream(far, responder)
+			answered <- new(association).watchStream(far, responder)
 		}()
-		if err := watchStream(near, initiator); err != nil {
+		if err := new(association).watchStream(near, initiator); err != nil {
 			t.Errorf("the initiator's stream failed after %v: %v", time.Since(began), err)
 		}
 		if stood := time.Since(began); stood < rekeyInterval || stood > rekeyInterval+2*pingInterval {
@@ -43,7 +43,7 @@ func TestSilentStreamEnds(t *testing.T) {
 				}
 			}()
 			began := time.Now()
-			if err := watchStream(near, r); err == nil || time.Since(began) > silenceLimit+2*pingInterval || time.Since(began) < silenceLimit {
+			if err := new(association).watchStream(near, r); err == nil || time.Since(began) > silenceLimit+2*pingInterval || time.Since(began) < silenceLimit {
 				t.Errorf("the stream to a silent node ended after %v with error %v, want an error after about %v", time.Since(began), err, silenceLimit)
 			}
 			near.Close()

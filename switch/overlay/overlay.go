@@ -47,6 +47,10 @@ type Config struct {
 	// Form is the form of the datagrams. Default: Sealed. All nodes of a cluster must have the same
 	// form: two nodes that differ exchange neither keys nor frames.
 	Form Form
+	// MTU is how many bytes an IP packet may have that other nodes send to this one; see Form.MTU. They
+	// take the smaller one of it and their own. Default: not told, so they take their own. If it is larger
+	// than what the underlay of this node carries, large packets to this node are lost.
+	MTU int
 	// Logger gets the failures of key exchanges. Default: discard; Status reports them too.
 	Logger *slog.Logger
 }
@@ -118,6 +122,9 @@ type remotePeer struct {
 func New(c Config) (*Overlay, error) {
 	if c.Peer == nil || c.Node == "" {
 		return nil, errors.New("overlay: Config.Peer and Config.Node are required")
+	}
+	if c.MTU < 0 || c.MTU > maxMTU {
+		return nil, fmt.Errorf("overlay: Config.MTU is %d, the limit is %d", c.MTU, maxMTU)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -315,6 +322,7 @@ type Status struct {
 	Up      bool           `json:"up"`                // there is an association to send on
 	Since   time.Time      `json:"since,omitzero"`    // when its keys were exchanged
 	Problem string         `json:"problem,omitempty"` // why the last key exchange failed
+	MTU     int            `json:"mtu,omitempty"`     // of an IP packet that is sent to the node, as the node told
 }
 
 // Status returns the state of the tunnel to each peer, sorted by name.
@@ -326,7 +334,7 @@ func (o *Overlay) Status() []Status {
 		p := o.peers[name]
 		s := Status{Number: p.Number, Node: name, Address: p.Address, Up: p.current != nil, Problem: p.problem}
 		if p.current != nil {
-			s.Since = p.current.begun
+			s.Since, s.MTU = p.current.begun, int(p.current.mtu.Load())
 		}
 		all = append(all, s)
 	}

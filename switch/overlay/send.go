@@ -26,7 +26,7 @@ type sender struct {
 }
 
 // Send seals each packet of a frame into a datagram and sends the datagrams to a node. It returns
-// Forward, or TunnelDown without an association, and the error of the socket. It cuts the frame
+// Forward, TunnelDown without an association, or TooBig, and the error of the socket. It cuts the frame
 // while it seals: it writes the headers of each packet over the end of the previous packet, which
 // is sealed already. So only the first packet is copied. For VXLAN each packet is copied and its
 // checksum computed.
@@ -35,6 +35,11 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 	s := d.table.Load().send[to]
 	if s == nil {
 		return verdict.TunnelDown, nil
+	}
+	if mtu := int(s.mtu.Load()); mtu != 0 {
+		if v, ok := packet.Fits(p, mtu); !ok {
+			return v, nil
+		}
 	}
 	q := &d.queues[queue]
 	var marks packet.Marks
@@ -56,6 +61,15 @@ func (d *Device) Send(queue int, to uint32, from packet.Origin, p *packet.Packet
 		return verdict.Forward, unix.EMSGSIZE
 	}
 	return verdict.Forward, d.sendTo(q.out[:n], &s.to)
+}
+
+// MTU returns how many bytes an IP packet may have that is sent to a node; 0 without an association, or if
+// the node named no limit.
+func (d *Device) MTU(to uint32) int {
+	if s := d.table.Load().send[to]; s != nil {
+		return int(s.mtu.Load())
+	}
+	return 0
 }
 
 // sealCopy seals a frame into q.out[at:] and returns the datagram's length; 0 if no nonce is left,

@@ -36,7 +36,7 @@ func offloaded(t testing.TB, protocol uint8, payload, size int) (*packet.Packet,
 	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], p); !ok {
 		t.Fatalf("Decode refused the frame with verdict %v", v)
 	}
-	if v, ok := packet.Sanitize(b, p, 1406); !ok {
+	if v, ok := packet.Sanitize(b, p); !ok {
 		t.Fatalf("Sanitize refused the frame with verdict %v", v)
 	}
 	return p, b
@@ -50,7 +50,7 @@ func packets(t testing.TB, b []byte) (all [][]byte) {
 	if v, ok := packet.NewDecoder().Decode(b[packet.OffloadLen:], &p); !ok {
 		t.Fatalf("Decode refused the frame with verdict %v", v)
 	}
-	if v, ok := packet.Sanitize(b, &p, 1500); !ok {
+	if v, ok := packet.Sanitize(b, &p); !ok {
 		t.Fatalf("Sanitize refused the frame with verdict %v", v)
 	}
 	if err := packet.Segment(b, b[packet.OffloadLen:], &p, make([]byte, 2048), func(out []byte) error {

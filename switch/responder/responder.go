@@ -45,13 +45,23 @@ type Router struct {
 
 // TooBig writes into out the error "fragmentation needed" (RFC 1191 §4) about the packet in frame, and
 // returns the part of out that it wrote. It returns nil if the packet must get no error: it is an error
-// itself, or a fragment other than the first (RFC 1122 §3.2.2).
+// itself, or a fragment other than the first, or its source is no single host (RFC 1812 §4.3.2.7).
 func TooBig(out, frame []byte, p *packet.Packet, r Router) []byte {
 	failpoint.Reach()
-	if p.IsICMPError || !p.HasL4 {
+	if p.IsICMPError || !p.HasL4 || !isHost(p.Flow.Src) {
 		return nil
 	}
 	answer := packet.FragmentationNeeded(out, frame, p, r.Address, r.MTU)
 	packet.SetMACs(answer, p.SrcMAC, r.MAC)
 	return answer
+}
+
+// isHost reports whether an address can be that of one host. No ICMP error goes to the addresses of this
+// network, of loopback, of multicast and of class E, which has the broadcast address.
+func isHost(a netip.Addr) bool {
+	switch first := a.As4()[0]; {
+	case first == 0, first == 127, first >= 224:
+		return false
+	}
+	return true
 }

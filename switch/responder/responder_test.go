@@ -79,9 +79,19 @@ func TestTooBigAnswersNoErrorAndNoLaterFragment(t *testing.T) {
 	quoted.Flow = packettest.Reverse(f.Flow)
 	later := f
 	later.FragID, later.FragOffset = 7, 1480
+	from := func(src string) []byte {
+		forged := f
+		forged.Flow.Src = netip.MustParseAddr(src)
+		return packettest.Build(forged)
+	}
 	for name, frame := range map[string][]byte{
-		"ICMP error":     packettest.ICMPError(packet.ICMPUnreachable, 1, host, remote, packettest.Build(quoted), hostMAC, gatewayMAC),
-		"later fragment": packettest.Build(later),
+		"from a broadcast address": from("255.255.255.255"),
+		"from a multicast address": from("224.0.0.1"),
+		"from class E":             from("240.0.0.1"),
+		"from loopback":            from("127.0.0.1"),
+		"from no network":          from("0.0.0.1"),
+		"ICMP error":               packettest.ICMPError(packet.ICMPUnreachable, 1, host, remote, packettest.Build(quoted), hostMAC, gatewayMAC),
+		"later fragment":           packettest.Build(later),
 	} {
 		p := decode(t, frame)
 		if answer := TooBig(make([]byte, 1500), frame, &p, Router{Address: gateway, MAC: gatewayMAC, MTU: 100}); answer != nil {

@@ -49,6 +49,10 @@ type Plane interface {
 	// Attach makes d the port of an active lease. It closes d on an error.
 	Attach(epoch uint64, d vswitch.Device) error
 	Detach(epoch uint64) error
+	// SetMTU tells the switch the MTU of a lease's device.
+	SetMTU(epoch uint64, mtu int)
+	// ReadUplinkMTU tells the switch the MTU of the uplink's device.
+	ReadUplinkMTU() error
 	// Fail marks an active lease as down, until it has a port again.
 	Fail(eni *ec2.Interface)
 }

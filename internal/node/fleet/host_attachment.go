@@ -116,6 +116,9 @@ func (f *Fleet) runAttachments(ctx context.Context) {
 		case <-tick.C:
 		}
 		f.stepAttachments(ctx)
+		if err := f.Plane.ReadUplinkMTU(); err != nil {
+			f.Logger.Warn("packets to the uplink may be too large", "err", err)
+		}
 	}
 }
 
@@ -164,8 +167,32 @@ func (a *hostAttachment) step(ctx context.Context) (news bool, err error) {
 		f.report(ctx, &state.ReportInterface{Interface: now.ID, Epoch: now.Epoch})
 		return false, nil
 	}
-	err = a.bringUp(view, now)
+	if err = a.bringUp(view, now); err == nil {
+		a.readMTU()
+	}
 	return a.note(now, err), err
+}
+
+// readMTU tells the switch the MTU of the device, which its user can change at any time.
+func (a *hostAttachment) readMTU() {
+	at, mtu := a.eni.External, 0
+	var err error
+	if at.Namespace == "" {
+		mtu, err = afpacket.MTU(a.fleet.device(at.Device), string(a.id))
+	} else {
+		err = netns.Do(at.Namespace, func() error {
+			link, err := netlink.LinkByName(at.Device)
+			if err == nil {
+				mtu = link.Attrs().MTU
+			}
+			return err
+		})
+	}
+	if err != nil {
+		a.fleet.Logger.Warn("MTU of a device not read: packets to it may be too large", "interface", a.id, "device", at.Device, "err", err)
+		return
+	}
+	a.fleet.Plane.SetMTU(a.eni.Epoch, mtu)
 }
 
 // bringUp gives an active interface its port, or configures its device again.

@@ -23,6 +23,7 @@ type lease struct {
 	port     *vswitch.Port   // nil on other nodes, and until the device is attached
 	zone     *conntrack.Zone // nil without a port
 	rules    *firewall.Set   // nil without a port
+	mtu      int             // of the port's device; 0: the network's
 	changed  bool            // the port must be attached again: endpoint or rules have changed
 	ended    bool            // the state ended the lease; the port remains until Detach
 }
@@ -219,8 +220,23 @@ func (p *Plane) Allowances() map[*ec2.Interface]conntrack.Allowance {
 // attachTo attaches the port of a lease with its present endpoint, zone and rules.
 func (p *Plane) attachTo(edit *vswitch.Edit, l *lease) {
 	edit.Attach(l.port, vswitch.VNI(l.eni.VNI), vswitch.Attachment{
-		Endpoint: l.endpoint, Zone: l.zone, Rules: l.rules, Lost: p.lost[l.eni.VNI],
+		Endpoint: l.endpoint, Zone: l.zone, Rules: l.rules, Lost: p.lost[l.eni.VNI], MTU: l.mtu,
 	})
+}
+
+// SetMTU tells the switch the MTU of the device of a lease's port, in bytes of an IP packet. It does nothing
+// if the lease has no port.
+func (p *Plane) SetMTU(epoch uint64, mtu int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.leases[epoch]
+	if l == nil || l.ended || l.port == nil || l.mtu == mtu {
+		return
+	}
+	l.mtu = mtu
+	edit := p.sw.Edit(p.sw.Snapshot().Generation)
+	p.attachTo(edit, l)
+	p.publish(edit)
 }
 
 // Detach removes the port of a lease, its endpoint and its connections. A lease that has not ended
@@ -243,7 +259,7 @@ func (p *Plane) Detach(epoch uint64) error {
 	err := p.sw.RemovePort(l.port)
 	p.tracker.RemoveZone(l.zone)
 	p.compiler.Release(l.rules)
-	l.port, l.zone, l.rules = nil, nil, nil
+	l.port, l.zone, l.rules, l.mtu = nil, nil, nil, 0
 	l.endpoint = p.endpoint(l.eni, nil)
 	return err
 }

@@ -30,7 +30,7 @@ import (
 // Config is what a Plane works with. All fields but Overlay and Owners are required.
 type Config struct {
 	Node          ec2.NodeID         // the id of this node; with a wrong one the node's leases get no port
-	MTU           int                // of every network, in bytes of an IP packet; must fit into the tunnels
+	MTU           int                // of every network and of the tunnels, in bytes of an IP packet; must fit into the tunnels
 	Switch        *vswitch.Switch    // gets every Snapshot; nothing else may edit it
 	Tracker       *conntrack.Tracker // the tracker of Switch
 	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
@@ -63,6 +63,7 @@ type Plane struct {
 	down          map[uint64]bool    // epochs of leases that their own node reports down
 	failed        map[uint64]bool    // epochs of leases of this node that Fail was called for
 	uplink        *vswitch.Uplink
+	uplinkConfig  UplinkConfig // of the open device
 	tunnel        *vswitch.Tunnel
 	released      releasedAddresses // by the View that is being applied
 	gained        []ownership       // by the View that is being applied

@@ -13,9 +13,8 @@ import (
 	"palisade/switch/tap"
 )
 
-// uplinkMTU is the MTU of Ethernet. Frames to the uplink are not tunneled, so it is independent of
-// Config.MTU.
-const uplinkMTU = 1500
+// ethernetMTU is the MTU of an uplink whose device is not known.
+const ethernetMTU = 1500
 
 // UplinkConfig names the device that connects the node to the network outside the cluster.
 type UplinkConfig struct {
@@ -53,7 +52,49 @@ func (p *Plane) OpenUplink(c UplinkConfig) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("uplink %s: %w", c.Device, err), d.Close())
 	}
-	return p.AddUplink(d, c.GatewayMAC)
+	if err := p.AddUplink(d, c.GatewayMAC); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.uplinkConfig = c
+	p.mu.Unlock()
+	return p.ReadUplinkMTU()
+}
+
+// ReadUplinkMTU tells the switch the MTU of the uplink's device, which the operator can change at any time. It
+// does nothing without a device of the kernel.
+func (p *Plane) ReadUplinkMTU() error {
+	p.mu.Lock()
+	c := p.uplinkConfig
+	p.mu.Unlock()
+	if c.Device == "" {
+		return nil
+	}
+	mtu := 0
+	err := netns.Do(c.Namespace, func() error {
+		link, err := netlink.LinkByName(c.Device)
+		if err == nil {
+			mtu = link.Attrs().MTU
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the MTU of uplink %s: %w", c.Device, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.uplink.MTU == mtu {
+		return nil
+	}
+	changed := *p.uplink
+	changed.MTU = mtu
+	p.uplink = &changed
+	if p.sw.Snapshot().UplinkPort() != nil { // in force already
+		edit := p.sw.Edit(p.sw.Snapshot().Generation)
+		edit.Uplink(p.uplink)
+		p.publish(edit)
+	}
+	return nil
 }
 
 // AddUplink makes an open device the uplink port, with gateway as the MAC of the next router. It
@@ -65,7 +106,7 @@ func (p *Plane) AddUplink(d vswitch.Device, gateway ec2.MAC) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC(p.node), NextHop: gateway, MTU: uplinkMTU}
+	p.uplink = &vswitch.Uplink{Port: port, MAC: uplinkMAC(p.node), NextHop: gateway, MTU: ethernetMTU}
 	return nil
 }
 
