@@ -146,7 +146,7 @@ func describeOthers(b *strings.Builder) {
 		}
 	}
 	fmt.Fprintf(b, "## EC2: %d actions with an empty answer\n\n%s\n\n| action | shows nothing in | an id that is given is |\n| --- | --- | --- |\n", len(empty),
-		"An account has none of what these actions show. Filters are checked against AWS's reference, and ids by their form.")
+		"An account has none of what these actions show. A filter must be one of AWS's reference, of any action; ids are checked by their form.")
 	for _, name := range empty {
 		a, _ := model.Lookup(name)
 		fmt.Fprintf(b, "| %s | %s | %s |\n", name, code(namesOfLists(a)), code(codesOfIDs(a)))

@@ -3,6 +3,7 @@ package query
 import (
 	"fmt"
 	"reflect"
+	"sync"
 
 	"palisade/ec2"
 	"palisade/ec2/query/model"
@@ -40,7 +41,7 @@ func showsNone(a *model.Action) handler {
 		if err := wire.Decode(p, &r); err != nil {
 			return nil, err
 		}
-		if err := filtersOf(a).check(append(r.Filters, r.Other...)); err != nil {
+		if err := noneFilters().check(append(r.Filters, r.Other...)); err != nil {
 			return nil, err
 		}
 		for _, m := range a.Parameters {
@@ -71,18 +72,16 @@ func emptyAnswer(a *model.Action) reflect.Type {
 	return reflect.StructOf(fields)
 }
 
-// filtersOf returns the filters that AWS's reference has for an action. Nothing passes them.
-// If the reference names none, filters are not checked.
-func filtersOf(a *model.Action) filterable[tag] {
-	if len(a.Filters) == 0 {
-		return nil
-	}
+// noneFilters are the filters of an action that shows none. Nothing passes them. They are
+// those of all actions in AWS's reference, because EC2 takes more than the reference lists:
+// AWS's own script for VPCs that cannot be deleted asks DescribeVpnConnections by vpc-id.
+var noneFilters = sync.OnceValue(func() filterable[tag] {
 	f := make(filterable[tag])
-	for _, name := range a.Filters {
+	for _, name := range model.Filters() {
 		f[name] = never[tag]
 	}
 	return f
-}
+})
 
 // checkNamed checks a parameter of an action that shows none. An id of the kind that the
 // action shows is an error, and so is an id of another kind that names no resource.

@@ -5,6 +5,7 @@ package model
 
 import (
 	_ "embed"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -62,12 +63,18 @@ func Lookup(name string) (*Action, bool) {
 
 // Names returns the names of all actions, sorted.
 func Names() []string {
-	names := make([]string, 0, len(all()))
-	for name := range all() {
-		names = append(names, name)
+	return slices.Sorted(maps.Keys(all()))
+}
+
+// Filters returns the names of the filters of all actions, in any order.
+func Filters() []string {
+	names := make(map[string]bool)
+	for _, a := range all() {
+		for _, name := range a.Filters {
+			names[name] = true
+		}
 	}
-	slices.Sort(names)
-	return names
+	return slices.Collect(maps.Keys(names))
 }
 
 // HasParameter reports whether AWS has a parameter. A nil Action has none.
