@@ -10,7 +10,7 @@ NEEDS = nmap:nmap ncat:ncat ip:iproute2 ping:iputils-ping curl:curl ssh:openssh-
         nsenter:util-linux tcpdump:tcpdump perl:perl-base
 
 # Further commands for the tests of real clients. Terraform is not installed, but used if it exists.
-CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 node:nodejs npm:npm
+CLIENT_NEEDS = /usr/bin/aws:awscli /usr/lib/python3/dist-packages/boto3/__init__.py:python3-boto3 ansible-playbook:ansible node:nodejs npm:npm
 
 # The rivals that the benchmark and its tests start, each in its own namespaces.
 RIVALS = ovs-vswitchd:openvswitch-switch vde_switch:vde2 nebula:nebula

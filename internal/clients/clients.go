@@ -1,6 +1,6 @@
 // Package clients has no code, only tests with real clients. They start a lab of the real
 // binary and use it through unmodified clients alone: two versions of the aws command line,
-// boto3, the SDKs for Go and JavaScript, and Terraform. Before and after each change, they send
+// boto3, the SDKs for Go and JavaScript, Terraform and Ansible. Before and after each change, they send
 // packets between instances and from the lab's laptop, to check that the change is enforced.
 //
 // Reading order: lab_test.go (accounts and instances), probe_test.go (packets),

@@ -122,6 +122,7 @@ func TestClients(t *testing.T) {
 		{"SDK for Go", testGo},
 		{"Terraform", testTerraform},
 		{"recorded calls of Terraform", testRecordedCalls},
+		{"Ansible", testAnsible},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

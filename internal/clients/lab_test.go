@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,8 +49,13 @@ func newAccount(t *testing.T, l *labtest.Lab, name string) lab.Account {
 
 // newClient returns a client of the SDK for Go, for the lab and account a.
 func newClient(l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack) error) *ec2.Client {
+	return newClientIn(lab.Region, l, a, options...)
+}
+
+// newClientIn returns a client for a region.
+func newClientIn(region string, l *labtest.Lab, a lab.Account, options ...func(*middleware.Stack) error) *ec2.Client {
 	return ec2.New(ec2.Options{
-		Region:       lab.Region,
+		Region:       region,
 		BaseEndpoint: aws.String(l.Endpoint),
 		Credentials:  credentials.NewStaticCredentialsProvider(a.AccessKey, a.SecretKey, ""),
 		APIOptions:   options,
@@ -118,5 +124,30 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// wantOnlyDefaults fails the test if the account has anything in a region that it did not have at first.
+func wantOnlyDefaults(t *testing.T, l *labtest.Lab, a lab.Account, region string) {
+	t.Helper()
+	c, ctx := newClientIn(region, l, a), t.Context()
+	vpcs, err := c.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{})
+	check(t, err)
+	groups, err := c.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{})
+	check(t, err)
+	interfaces, err := c.DescribeNetworkInterfaces(ctx, &ec2.DescribeNetworkInterfacesInput{})
+	check(t, err)
+	addresses, err := c.DescribeAddresses(ctx, &ec2.DescribeAddressesInput{})
+	check(t, err)
+	templates, err := c.DescribeLaunchTemplates(ctx, &ec2.DescribeLaunchTemplatesInput{})
+	check(t, err)
+	keys, err := c.DescribeKeyPairs(ctx, &ec2.DescribeKeyPairsInput{})
+	check(t, err)
+	volumes, err := c.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{})
+	check(t, err)
+	// The default VPC and its group stay.
+	got := []int{len(vpcs.Vpcs), len(groups.SecurityGroups), len(interfaces.NetworkInterfaces), len(addresses.Addresses), len(templates.LaunchTemplates), len(keys.KeyPairs), len(volumes.Volumes)}
+	if !slices.Equal(got, []int{1, 1, 0, 0, 0, 0, 0}) {
+		t.Errorf("%s has %d VPCs, groups, interfaces, addresses, launch templates, key pairs and volumes, want 1, 1 and 0 of the rest", region, got)
 	}
 }

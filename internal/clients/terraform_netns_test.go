@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 )
 
@@ -36,16 +38,17 @@ type terraform struct {
 	vars    []string
 }
 
-func newTerraform(t *testing.T, l *labtest.Lab, endpoint string) *terraform {
+// newTerraform returns a terraform with a copy of a configuration of testdata and these values of its variables, as
+// account a.
+func newTerraform(t *testing.T, l *labtest.Lab, a lab.Account, configuration string, vars ...string) *terraform {
 	dir := t.TempDir()
-	check(t, os.CopyFS(dir, os.DirFS("testdata/terraform")))
-	a := newAccount(t, l, "terraform")
+	check(t, os.CopyFS(dir, os.DirFS("testdata/"+configuration)))
 	path, err := exec.LookPath("terraform")
 	check(t, err)
 	return &terraform{t: t, dir: dir,
 		// With CHECKPOINT_DISABLE, Terraform does not look for newer versions on the Internet.
 		environ: append(l.Environ(a, dir, filepath.Dir(path)), "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "TF_CLI_CONFIG_FILE=/dev/null"),
-		vars:    []string{"-var=endpoint=" + endpoint, "-var=public_key=" + publicKey(t)}}
+		vars:    append(vars, "-var=public_key="+publicKey(t))}
 }
 
 // publicKey returns a new public key in the format of ssh-keygen.
@@ -75,9 +78,14 @@ func (tf *terraform) run(exit int, args ...string) string {
 	return string(out)
 }
 
-func (tf *terraform) apply() {
+func (tf *terraform) init() {
 	tf.t.Helper()
-	tf.run(0, append([]string{"apply", "-no-color", "-auto-approve", "-input=false"}, tf.vars...)...)
+	tf.run(0, "init", "-no-color", "-input=false", "-plugin-dir="+pluginDir)
+}
+
+func (tf *terraform) apply(vars ...string) string {
+	tf.t.Helper()
+	return tf.run(0, slices.Concat([]string{"apply", "-no-color", "-auto-approve", "-input=false"}, tf.vars, vars)...)
 }
 
 // Exit statuses of terraform plan -detailed-exitcode: the plan is empty, or has changes.
@@ -89,6 +97,11 @@ const (
 func (tf *terraform) plan(exit int, vars ...string) string {
 	tf.t.Helper()
 	return tf.run(exit, append(append([]string{"plan", "-no-color", "-input=false", "-detailed-exitcode"}, tf.vars...), vars...)...)
+}
+
+func (tf *terraform) destroy(vars ...string) {
+	tf.t.Helper()
+	tf.run(0, slices.Concat([]string{"destroy", "-no-color", "-auto-approve", "-input=false"}, tf.vars, vars)...)
 }
 
 // instances returns the instances that the configuration's output lists, with these names.
@@ -120,8 +133,8 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 		calls = newRecorder(t, l.Endpoint)
 		endpoint = calls.url
 	}
-	tf := newTerraform(t, l, endpoint)
-	tf.run(0, "init", "-no-color", "-input=false", "-plugin-dir="+pluginDir)
+	tf := newTerraform(t, l, newAccount(t, l, "terraform"), "terraform", "-var=endpoint="+endpoint)
+	tf.init()
 	tf.apply()
 	in := tf.instances(l, "web", "database")
 	web, db := in[0], in[1]
@@ -147,7 +160,7 @@ func testTerraform(t *testing.T, l *labtest.Lab) {
 	s.wantSilence(t, "changed", append(never, probes(80, 3306, 7000)...)...)
 	tf.plan(planEmpty, changed...)
 
-	tf.run(0, append([]string{"destroy", "-no-color", "-auto-approve", "-input=false"}, append(tf.vars, changed...)...)...)
+	tf.destroy(changed...)
 	wantClosed(t, s.laptop, web.public, "open/8080")
 	if calls != nil {
 		calls.write(t)
