@@ -46,6 +46,8 @@ var notFound = map[string]struct{ code, text string }{
 	"key":      {"InvalidKeyPair.NotFound", "The key pair ID '%s' does not exist"},
 	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
 	"aclassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
+	"lt":       {"InvalidLaunchTemplateId.NotFound", "The specified launch template, with template ID %s, does not exist."},
+	"pg":       {"InvalidPlacementGroup.Unknown", "The Placement Group '%s' is unknown."},
 	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 }

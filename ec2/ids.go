@@ -26,6 +26,10 @@ type (
 	AssociationID string // "eipassoc-…" or "rtbassoc-…"
 	AttachmentID  string // "eni-attach-…"
 	KeyPairID     string // "key-…"
+
+	LaunchTemplateID string // "lt-…"
+	PlacementGroupID string // "pg-…"
+	DHCPOptionsID    string // "dopt-…"
 )
 
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.

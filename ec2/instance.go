@@ -68,6 +68,9 @@ type Instance struct {
 
 	Metadata *MetadataOptions `json:",omitempty"` // nil: the launch named none
 
+	Monitored bool            `json:",omitempty"` // detailed monitoring is on
+	Options   InstanceOptions `json:",omitzero"`
+
 	// VPC and Subnet are empty in EC2-Classic.
 
 	VPC    VPCID    `json:",omitempty"`
@@ -81,4 +84,5 @@ type MetadataOptions struct {
 	Tokens   string `json:",omitempty"` // "optional" or "required"
 	Hops     int    `json:",omitempty"` // 1 to 64
 	Tags     string `json:",omitempty"` // "enabled" or "disabled"
+	IPv6     string `json:",omitempty"` // "enabled" or "disabled"
 }

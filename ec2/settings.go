@@ -69,6 +69,19 @@ type Settings struct {
 	// AddressesPerInterface is the most private addresses of an interface. Default 30. With
 	// more, one interface can use up its subnet.
 	AddressesPerInterface int `json:",omitempty"`
+
+	// TemplatesPerRegion is the most launch templates of an account in a region. Default 5000
+	// (Amazon EC2 User Guide, "Launch template quotas").
+	TemplatesPerRegion int `json:",omitempty"`
+	// TemplateVersionsPerRegion is the most versions of an account's launch templates in a region,
+	// of all templates together. Default 5000. (AWS has 10,000 for each template.) A version takes
+	// up to 32 KiB of memory at every node.
+	TemplateVersionsPerRegion int `json:",omitempty"`
+	// PlacementGroupsPerRegion is the most placement groups of an account in a region. Default 500
+	// (Amazon EC2 User Guide, "Placement groups").
+	PlacementGroupsPerRegion int `json:",omitempty"`
+	// DHCPOptionsPerRegion is the most sets of DHCP options of an account in a region. Default 100.
+	DHCPOptionsPerRegion int `json:",omitempty"`
 }
 
 // DefaultSettings returns the default of each setting.
@@ -96,6 +109,11 @@ func DefaultSettings() Settings {
 		InterfacesPerRegion:   5000,
 		InterfacesPerInstance: 8,
 		AddressesPerInterface: 30,
+
+		TemplatesPerRegion:        5000,
+		TemplateVersionsPerRegion: 5000,
+		PlacementGroupsPerRegion:  500,
+		DHCPOptionsPerRegion:      100,
 	}
 }
 
@@ -140,5 +158,9 @@ func (s Settings) WithDefaults() Settings {
 	s.InterfacesPerRegion = cmp.Or(s.InterfacesPerRegion, d.InterfacesPerRegion)
 	s.InterfacesPerInstance = cmp.Or(s.InterfacesPerInstance, d.InterfacesPerInstance)
 	s.AddressesPerInterface = cmp.Or(s.AddressesPerInterface, d.AddressesPerInterface)
+	s.TemplatesPerRegion = cmp.Or(s.TemplatesPerRegion, d.TemplatesPerRegion)
+	s.TemplateVersionsPerRegion = cmp.Or(s.TemplateVersionsPerRegion, d.TemplateVersionsPerRegion)
+	s.PlacementGroupsPerRegion = cmp.Or(s.PlacementGroupsPerRegion, d.PlacementGroupsPerRegion)
+	s.DHCPOptionsPerRegion = cmp.Or(s.DHCPOptionsPerRegion, d.DHCPOptionsPerRegion)
 	return s
 }

@@ -20,4 +20,6 @@ type VPC struct {
 
 	DNSSupport   bool
 	DNSHostnames bool
+
+	DHCPOptions DHCPOptionsID `json:",omitempty"` // "": the default set of the region; NoDHCPOptions: none
 }

@@ -19,6 +19,7 @@ var actions = merged(
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
 	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions,
 	accountSettingActions, instanceConsoleActions, classicLinkActions,
+	instanceOptionActions, placementActions, templateActions, dhcpActions,
 )
 
 func merged(themes ...map[string]handler) map[string]handler {
@@ -50,6 +51,7 @@ func action[Request, Answer any](do func(*call, *Request) (*Answer, error)) hand
 		var common struct {
 			DryRun bool `wire:"DryRun"`
 		}
+		c.params = p
 		if err := wire.Decode(p, &common); err != nil {
 			return nil, err
 		}
@@ -85,6 +87,7 @@ type call struct {
 	account ec2.AccountID
 	region  ec2.Region
 	action  string
+	params  *wire.Param
 	version string
 	dryRun  bool
 

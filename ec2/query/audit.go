@@ -58,6 +58,7 @@ func newAudit(c *call, q *Received, p *wire.Param) *ec2.Audit {
 // isSecret reports whether a parameter is user data, which often contains passwords.
 func isSecret(p *wire.Param, name string) bool {
 	attribute := p.Children["Attribute"]
+	name = strings.TrimPrefix(name, "LaunchTemplateData.")
 	return name == "UserData" || strings.HasPrefix(name, "UserData.") || name == "Value" && attribute != nil && attribute.Value == "userData"
 }
 

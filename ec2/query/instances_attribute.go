@@ -40,11 +40,7 @@ type instanceAttributeAnswer struct {
 	EBS          *boolValue     `wire:"ebsOptimized"`
 	ENA          *boolValue     `wire:"enaSupport"`
 	SRIOV        *textValue     `wire:"sriovNetSupport"`
-	Enclave      *enclaveItem   `wire:"enclaveOptions"`
-}
-
-type enclaveItem struct {
-	Enabled bool `wire:"enabled"`
+	Enclave      *enabledItem   `wire:"enclaveOptions"`
 }
 
 func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceAttributeAnswer, error) {
@@ -88,11 +84,15 @@ var instanceAttributes = map[string]func(*call, *ec2.Instance, *instanceAttribut
 		eni, ok := c.view.Interface(i.Interface)
 		a.Checked = &boolValue{!ok || !eni.Unchecked}
 	},
-	"groupSet":        func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.Groups = new(c.groupNames(i.Groups)) },
-	"ebsOptimized":    func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.EBS = &boolValue{} },
+	"groupSet": func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.Groups = new(c.groupNames(i.Groups)) },
+	"ebsOptimized": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		a.EBS = &boolValue{i.Options.EBSOptimized}
+	},
 	"enaSupport":      func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.ENA = &boolValue{} },
 	"sriovNetSupport": func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.SRIOV = &textValue{} },
-	"enclaveOptions":  func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.Enclave = &enclaveItem{} },
+	"enclaveOptions": func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) {
+		a.Enclave = &enabledItem{i.Options.Enclave}
+	},
 }
 
 type modifyInstanceAttributeRequest struct {
@@ -126,7 +126,6 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 		return nil, err
 	}
 	if err := refuseAskedFor(c.action, []askedFor{
-		{"EbsOptimized", deref(r.EBS.Value)},
 		{"EnaSupport", deref(r.ENA.Value)},
 		{"Kernel", r.Kernel.Value != nil},
 		{"Ramdisk", r.RAMDisk.Value != nil},
@@ -137,6 +136,15 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 	}
 	if err := checkGroupIDs(r.Groups); err != nil {
 		return nil, err
+	}
+	if r.EBS.Value != nil {
+		_, err := c.modify(oneInstanceRequest{r.Instance}, state.ModifyInstanceOptions{EBSOptimized: r.EBS.Value})
+		return &done, err
+	}
+	if r.Type.Value != nil {
+		if err := checkLaunchType(*r.Type.Value); err != nil {
+			return nil, err
+		}
 	}
 	change := &state.ModifyInstance{
 		Account: c.account, Region: c.region, Instance: r.Instance, Groups: r.Groups, Type: r.Type.Value,

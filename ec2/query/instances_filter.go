@@ -66,7 +66,15 @@ var instanceFilters = func() filterable[shownInstance] {
 		"state-reason-message": of(func(i instanceItem) string {
 			return deref(i.StateReason).Message
 		}),
-		"subnet-id":           of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).Subnet) }),
+		"subnet-id":            of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).Subnet) }),
+		"affinity":             of(func(i instanceItem) string { return i.Placement.Affinity }),
+		"placement-group-name": of(func(i instanceItem) string { return i.Placement.Group }),
+		"placement-partition-number": func(s shownInstance) []string {
+			if p := s.item.Placement.Partition; p != nil {
+				return nonEmpty(strconv.Itoa(*p))
+			}
+			return nil
+		},
 		"tenancy":             of(func(i instanceItem) string { return i.Placement.Tenancy }),
 		"virtualization-type": of(func(i instanceItem) string { return i.Virtualization }),
 		"vpc-id":              of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).VPC) }),
@@ -78,7 +86,7 @@ var instanceFilters = func() filterable[shownInstance] {
 		},
 	}
 	for _, name := range []string{
-		"affinity", "block-device-mapping.volume-id", "iam-instance-profile.arn", "instance-lifecycle", "kernel-id", "placement-group-name",
+		"block-device-mapping.volume-id", "iam-instance-profile.arn", "instance-lifecycle", "kernel-id",
 		"platform", "product-code", "ramdisk-id", "requester-id", "root-device-name", "spot-instance-request-id",
 	} {
 		all[name] = never[shownInstance]

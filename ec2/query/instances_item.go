@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"palisade/ec2"
+	"palisade/ec2/instancetype"
 	"palisade/ec2/query/wire"
 )
 
@@ -54,27 +55,20 @@ type instanceItem struct {
 // A vpcInstanceItem has the elements that only instances in a VPC show. The elements after
 // the first three are for features that instances do not have here.
 type vpcInstanceItem struct {
-	VPC         ec2.VPCID    `wire:"vpcId"`
-	Subnet      ec2.SubnetID `wire:"subnetId"`
-	Checked     *bool        `wire:"sourceDestCheck"`
-	EBS         bool         `wire:"ebsOptimized"`
-	ENA         bool         `wire:"enaSupport"`
-	Platform    string       `wire:"platformDetails"`
-	Usage       string       `wire:"usageOperation"`
-	Hibernation struct {
-		Configured bool `wire:"configured"`
-	} `wire:"hibernationOptions"`
-	Enclave struct {
-		Enabled bool `wire:"enabled"`
-	} `wire:"enclaveOptions"`
-	Metadata    metadataItem `wire:"metadataOptions"`
-	Names       hostnameType `wire:"privateDnsNameOptions"`
-	Maintenance struct {
-		Recovery string `wire:"autoRecovery"`
-	} `wire:"maintenanceOptions"`
-	Capacity struct {
-		Preference string `wire:"capacityReservationPreference"`
-	} `wire:"capacityReservationSpecification"`
+	VPC         ec2.VPCID      `wire:"vpcId"`
+	Subnet      ec2.SubnetID   `wire:"subnetId"`
+	Checked     *bool          `wire:"sourceDestCheck"`
+	EBS         bool           `wire:"ebsOptimized"`
+	ENA         bool           `wire:"enaSupport"`
+	Platform    string         `wire:"platformDetails"`
+	Usage       string         `wire:"usageOperation"`
+	CPU         cpuItem        `wire:"cpuOptions"`
+	Hibernation configuredItem `wire:"hibernationOptions"`
+	Enclave     enabledItem    `wire:"enclaveOptions"`
+	Metadata    metadataItem   `wire:"metadataOptions"`
+	Names       hostnameType   `wire:"privateDnsNameOptions"`
+	Maintenance recoveryItem   `wire:"maintenanceOptions"`
+	Capacity    capacityItem   `wire:"capacityReservationSpecification"`
 }
 
 // A metadataItem shows the metadata service as disabled. If the launch asked for it, the
@@ -102,8 +96,12 @@ type stateItem struct {
 }
 
 type placementItem struct {
-	Zone    string `wire:"availabilityZone"`
-	Tenancy string `wire:"tenancy"`
+	Zone      string               `wire:"availabilityZone"`
+	Group     string               `wire:"groupName"`
+	GroupID   ec2.PlacementGroupID `wire:"groupId"`
+	Partition *int                 `wire:"partitionNumber"`
+	Affinity  string               `wire:"affinity"`
+	Tenancy   string               `wire:"tenancy"`
 }
 
 type monitoringItem struct {
@@ -139,8 +137,8 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 		LaunchIndex:    i.LaunchIndex,
 		Type:           i.Type,
 		LaunchTime:     i.LaunchTime,
-		Placement:      placementItem{Zone: c.view.ZoneOf(i), Tenancy: "default"},
-		Monitoring:     monitoringItem{State: "disabled"},
+		Placement:      c.newPlacementItem(i),
+		Monitoring:     newMonitoringItem(i),
 		Groups:         c.groupNames(i.Groups),
 		Architecture:   "x86_64",
 		RootDevice:     "instance-store",
@@ -171,9 +169,12 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 // interfaces, and shows neither its VPC nor its subnet.
 func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 	item.Virtualization = "hvm"
-	v := &vpcInstanceItem{Platform: "Linux/UNIX", Usage: "RunInstances", Names: hostnameType{Type: "ip-name"}}
-	v.Metadata = newMetadataItem(deref(i.Metadata))
-	v.Maintenance.Recovery, v.Capacity.Preference = "disabled", "none"
+	o := i.Options
+	v := &vpcInstanceItem{
+		Platform: "Linux/UNIX", Usage: "RunInstances", EBS: o.EBSOptimized, CPU: newCPUItem(i), Hibernation: configuredItem{o.Hibernation},
+		Enclave: enabledItem{o.Enclave}, Names: hostnameType{cmp.Or(o.HostnameType, "ip-name"), o.ARecord, o.AAAARecord},
+		Metadata: newMetadataItem(deref(i.Metadata)), Maintenance: recoveryItem{recoveryOf(i)}, Capacity: capacityItem{cmp.Or(o.Reservation, "open")},
+	}
 	item.vpcInstanceItem = v
 	eni, ok := c.view.Interface(i.Interface)
 	if !ok {
@@ -191,12 +192,43 @@ func (c *call) showVPC(item *instanceItem, i *ec2.Instance) {
 func newMetadataItem(m ec2.MetadataOptions) metadataItem {
 	item := metadataItem{
 		State: "applied", Tokens: cmp.Or(m.Tokens, "required"), Hops: cmp.Or(m.Hops, 1),
-		Endpoint: cmp.Or(m.Endpoint, "disabled"), IPv6: "disabled", Tags: cmp.Or(m.Tags, "disabled"),
+		Endpoint: cmp.Or(m.Endpoint, "disabled"), IPv6: cmp.Or(m.IPv6, "disabled"), Tags: cmp.Or(m.Tags, "disabled"),
 	}
 	if item.Endpoint == "enabled" {
 		item.State = "pending"
 	}
 	return item
+}
+
+func (c *call) newPlacementItem(i *ec2.Instance) placementItem {
+	item := placementItem{Zone: c.view.ZoneOf(i), Group: i.Options.PlacementGroup, Affinity: i.Options.Affinity, Tenancy: tenancyOf(i)}
+	if i.Options.PlacementGroup != "" {
+		if g := c.view.FindPlacementGroup(i.Account, i.Region, i.Options.PlacementGroup); g != nil {
+			item.GroupID = g.ID
+		}
+	}
+	if i.Options.Partition != 0 {
+		item.Partition = &i.Options.Partition
+	}
+	return item
+}
+
+func tenancyOf(i *ec2.Instance) string { return cmp.Or(i.Options.Tenancy, "default") }
+
+// newCPUItem shows the cores of a launch, or those of the type.
+func newCPUItem(i *ec2.Instance) cpuItem {
+	cores, threads := i.Options.Cores, i.Options.ThreadsOfCore
+	if known, ok := instancetype.Find(i.Type); ok {
+		cores, threads = cmp.Or(cores, known.Cores), cmp.Or(threads, known.ThreadsPerCore)
+	}
+	return cpuItem{Cores: nonZero(cores), Threads: nonZero(threads), SEVSNP: i.Options.SEVSNP}
+}
+
+func nonZero(n int) *int {
+	if n == 0 {
+		return nil
+	}
+	return &n
 }
 
 // activeInterface returns the primary interface of an instance, and whether its lease is

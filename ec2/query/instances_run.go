@@ -26,8 +26,8 @@ type runInstancesRequest struct {
 	NoStop         bool               `wire:"DisableApiStop"`
 	OnShutdown     string             `wire:"InstanceInitiatedShutdownBehavior"`
 	Tags           []tagSpecification `wire:"TagSpecification"`
-	Placement      placementParam     `wire:"Placement"`
-	Metadata       *metadataParam     `wire:"MetadataOptions"`
+	Template       launchTemplate     `wire:"LaunchTemplate"`
+	launchOptions
 	unservedLaunch
 }
 
@@ -40,17 +40,11 @@ type launchInterface struct {
 	interfaceSpec
 }
 
-type placementParam struct {
-	Zone    string `wire:"AvailabilityZone"`
-	Tenancy string `wire:"Tenancy"`
-	Host    string `wire:"HostId"`
-}
-
-type metadataParam struct {
-	Endpoint string `wire:"HttpEndpoint"`
-	Tokens   string `wire:"HttpTokens"`
-	Hops     int    `wire:"HttpPutResponseHopLimit"`
-	Tags     string `wire:"InstanceMetadataTags"`
+// A launchTemplate names the version of a template, "" the default one, which has the parameters
+// that the launch itself does not have.
+type launchTemplate struct {
+	templateRequest
+	Version string `wire:"Version"`
 }
 
 type runInstancesAnswer struct {
@@ -61,10 +55,35 @@ type runInstancesAnswer struct {
 const defaultType = "m1.small"
 
 func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) {
+	run, err := r.launch(c)
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(run)
+	if err != nil {
+		return nil, err
+	}
+	var made []*ec2.Instance
+	for _, change := range result.Instances {
+		made = append(made, change.After)
+	}
+	return &runInstancesAnswer{c.newReservation(made)}, nil
+}
+
+// launch returns the launch that a request asks for, with the parameters of its template.
+func (r *runInstancesRequest) launch(c *call) (*state.RunInstances, error) {
+	var template *ec2.TemplateVersion
+	if r.Template != (launchTemplate{}) {
+		whole, version, err := r.withTemplate(c)
+		if err != nil {
+			return nil, err
+		}
+		r, template = whole, version
+	}
 	if r.MinCount == nil || r.MaxCount == nil {
 		return nil, ec2.Errorf("MissingParameter", "The request must contain the parameters MinCount and MaxCount")
 	}
-	if err := r.refuse(); err != nil {
+	if err := cmp.Or(r.refuse(), checkLaunchType(cmp.Or(r.InstanceType, defaultType))); err != nil {
 		return nil, err
 	}
 	image, err := c.launchedImage(r.ImageID)
@@ -79,15 +98,20 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 		KeyName:     r.KeyName,
 		MinCount:    *r.MinCount,
 		MaxCount:    *r.MaxCount,
-		Zone:        r.Placement.Zone,
 		ClientToken: r.ClientToken,
 		Subnet:      r.SubnetID,
 
 		TerminationProtected: r.NoTermination,
 		StopProtected:        r.NoStop,
+		Metadata:             r.Metadata.options(),
+		Monitored:            r.Monitoring.Enabled,
+		Template:             template,
 	}
-	if m := r.Metadata; m != nil {
-		run.Metadata = &ec2.MetadataOptions{Endpoint: m.Endpoint, Tokens: m.Tokens, Hops: m.Hops, Tags: m.Tags}
+	if run.Zone, err = r.Placement.zone(c); err != nil {
+		return nil, err
+	}
+	if run.Options, err = r.options(c); err != nil {
+		return nil, err
 	}
 	if run.UserData, err = userData(r.UserData); err != nil {
 		return nil, err
@@ -104,15 +128,43 @@ func runInstances(c *call, r *runInstancesRequest) (*runInstancesAnswer, error) 
 	if err := r.network(run); err != nil {
 		return nil, err
 	}
-	result, err := c.apply(run)
+	return run, nil
+}
+
+// withTemplate returns the request that the parameters of a template and those of r make together:
+// where both have a parameter, that of r counts. The result is decoded and checked like a request
+// that has all of them, so nothing in a template is enforced less.
+func (r *runInstancesRequest) withTemplate(c *call) (*runInstancesRequest, *ec2.TemplateVersion, error) {
+	t, err := c.view.FindLaunchTemplate(c.account, c.region, r.Template.selector())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var made []*ec2.Instance
-	for _, change := range result.Instances {
-		made = append(made, change.After)
+	number, err := versionNumber(t, cmp.Or(r.Template.Version, defaultVersion))
+	if err != nil {
+		return nil, nil, err
 	}
-	return &runInstancesAnswer{c.newReservation(made)}, nil
+	version, err := c.view.LaunchTemplateVersion(t.ID, number)
+	if err != nil {
+		return nil, nil, err
+	}
+	own := make(map[string]string)
+	c.params.Each(func(name, value string) {
+		if value != "" {
+			own[name] = value
+		}
+	})
+	p, err := paramsOf(ec2.Overlay(version.Data, own))
+	if err != nil {
+		return nil, nil, err
+	}
+	whole := new(runInstancesRequest)
+	if err := wire.Decode(p, whole); err != nil {
+		return nil, nil, err
+	}
+	if err := c.refuseUnread(p); err != nil {
+		return nil, nil, err
+	}
+	return whole, &ec2.TemplateVersion{Template: t.ID, Version: number}, nil
 }
 
 // The method network copies the groups, addresses and interfaces of the request to run.
@@ -166,29 +218,14 @@ func onShutdown(text string) (terminate bool, err error) {
 // that are not served: disks, IAM roles, isolation. Each is refused unless it turns the
 // feature off. Parameters about speed and price are ignored, and no answer shows them.
 type unservedLaunch struct {
-	Volumes     []blockDeviceParam `wire:"BlockDeviceMapping"`
-	Kernel      string             `wire:"KernelId"`
-	RAMDisk     string             `wire:"RamdiskId"`
-	Profile     *struct{}          `wire:"IamInstanceProfile"`
-	Market      *struct{}          `wire:"InstanceMarketOptions"`
-	GPU         []struct{}         `wire:"ElasticGpuSpecification"`
-	Inference   []struct{}         `wire:"ElasticInferenceAccelerator"`
-	License     []struct{}         `wire:"LicenseSpecification"`
-	Hibernation struct {
-		Configured bool `wire:"Configured"`
-	} `wire:"HibernationOptions"`
-	Enclave struct {
-		Enabled bool `wire:"Enabled"`
-	} `wire:"EnclaveOptions"`
-	Capacity struct {
-		Preference string    `wire:"CapacityReservationPreference"`
-		Target     *struct{} `wire:"CapacityReservationTarget"`
-	} `wire:"CapacityReservationSpecification"`
-	Names struct {
-		Type string `wire:"HostnameType"`
-		A    bool   `wire:"EnableResourceNameDnsARecord"`
-		AAAA bool   `wire:"EnableResourceNameDnsAAAARecord"`
-	} `wire:"PrivateDnsNameOptions"`
+	Volumes   []blockDeviceParam `wire:"BlockDeviceMapping"`
+	Kernel    string             `wire:"KernelId"`
+	RAMDisk   string             `wire:"RamdiskId"`
+	Profile   *profileParam      `wire:"IamInstanceProfile"`
+	Market    *struct{}          `wire:"InstanceMarketOptions"`
+	GPU       []struct{}         `wire:"ElasticGpuSpecification"`
+	Inference []struct{}         `wire:"ElasticInferenceAccelerator"`
+	License   []struct{}         `wire:"LicenseSpecification"`
 }
 
 type blockDeviceParam struct {
@@ -198,26 +235,20 @@ type blockDeviceParam struct {
 // refuse returns the error for the first parameter that asks for a feature that is not
 // served.
 func (r *runInstancesRequest) refuse() error {
-	if tenancy := r.Placement.Tenancy; tenancy != "" && tenancy != "default" {
-		return ec2.Errorf("UnsupportedOperation", "Instances with tenancy %s are not served here", wire.Quote(tenancy))
+	if p := r.Profile; p != nil {
+		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter iamInstanceProfile is invalid. There are no IAM instance profiles here", wire.Quote(cmp.Or(p.ARN, p.Name)))
 	}
 	volumes := false
 	for _, v := range r.Volumes {
 		volumes = volumes || v.NoDevice == nil
 	}
 	return refuseAskedFor("RunInstances", []askedFor{
-		{"Placement.HostId", r.Placement.Host != ""},
 		{"BlockDeviceMapping", volumes},
 		{"KernelId", r.Kernel != ""},
 		{"RamdiskId", r.RAMDisk != ""},
-		{"IamInstanceProfile", r.Profile != nil},
 		{"InstanceMarketOptions", r.Market != nil},
 		{"ElasticGpuSpecification", len(r.GPU) > 0},
 		{"ElasticInferenceAccelerator", len(r.Inference) > 0},
 		{"LicenseSpecification", len(r.License) > 0},
-		{"HibernationOptions.Configured", r.Hibernation.Configured},
-		{"EnclaveOptions.Enabled", r.Enclave.Enabled},
-		{"CapacityReservationSpecification", r.Capacity.Target != nil || r.Capacity.Preference == "capacity-reservations-only"},
-		{"PrivateDnsNameOptions", r.Names.Type != "" && r.Names.Type != "ip-name" || r.Names.A || r.Names.AAAA},
 	})
 }

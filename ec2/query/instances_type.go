@@ -6,57 +6,72 @@ import (
 	"strconv"
 
 	"palisade/ec2"
+	"palisade/ec2/instancetype"
 	"palisade/ec2/query/wire"
 	"palisade/ec2/region"
 )
 
-// instanceTypeActions show instance types. An instance may have any well-formed type, and
-// gets the same whatever its type: a share of its node's processors, and 512 MiB of memory.
+// instanceTypeActions show instance types as AWS publishes them. An instance gets the same here
+// whatever its type: a share of its node's processors, and 512 MiB of memory.
 var instanceTypeActions = map[string]handler{
-	"DescribeInstanceTypes":                action(describeInstanceTypes),
-	"DescribeInstanceTypeOfferings":        action(describeInstanceTypeOfferings),
-	"DescribeInstanceCreditSpecifications": action(describeInstanceCreditSpecifications),
-}
-
-// usualTypes are shown if a request names no type.
-var usualTypes = []string{
-	"c1.medium", "c5.large", "m1.large", "m1.medium", "m1.small", "m5.large", "t1.micro", "t2.micro", "t2.small", "t3.medium", "t3.micro", "t3.nano", "t3.small",
+	"DescribeInstanceTypes":         action(describeInstanceTypes),
+	"DescribeInstanceTypeOfferings": action(describeInstanceTypeOfferings),
 }
 
 var typeName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}$`)
 
-const (
-	typeMemoryMiB = 512 // the nodes' limit for an instance
-	typeVCPUs     = 1   // shared with other instances
-)
-
-// An instanceTypeItem shows what an instance of a type gets. Features that are not served
-// are false or empty.
-type instanceTypeItem struct {
-	Type            string   `wire:"instanceType"`
-	Current         bool     `wire:"currentGeneration"`
-	FreeTier        bool     `wire:"freeTierEligible"`
-	Usage           []string `wire:"supportedUsageClasses"`
-	RootDevices     []string `wire:"supportedRootDeviceTypes"`
-	Virtualizations []string `wire:"supportedVirtualizationTypes"`
-	BareMetal       bool     `wire:"bareMetal"`
-	Processor       struct {
-		Architectures []string `wire:"supportedArchitectures"`
-	} `wire:"processorInfo"`
-	VCPU struct {
-		Default int `wire:"defaultVCpus"`
-	} `wire:"vCpuInfo"`
-	Memory struct {
-		MiB int `wire:"sizeInMiB"`
-	} `wire:"memoryInfo"`
-	Storage     bool            `wire:"instanceStorageSupported"`
-	EBS         ebsInfo         `wire:"ebsInfo"`
-	Network     typeNetworkInfo `wire:"networkInfo"`
-	Hibernation bool            `wire:"hibernationSupported"`
-	Burstable   bool            `wire:"burstablePerformanceSupported"`
-	Dedicated   bool            `wire:"dedicatedHostsSupported"`
-	Recovery    bool            `wire:"autoRecoverySupported"`
+// checkLaunchType refuses a type that AWS does not have. Types of a family that is not in the list of
+// instancetype are accepted, because AWS adds families.
+func checkLaunchType(name string) error {
+	if !typeName.MatchString(name) || instancetype.FamilyExists(name) && !instancetype.Exists(name) {
+		return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", wire.Quote(name))
+	}
+	return nil
 }
+
+type instanceTypeItem struct {
+	Type            string            `wire:"instanceType"`
+	Current         bool              `wire:"currentGeneration"`
+	FreeTier        bool              `wire:"freeTierEligible"`
+	Usage           []string          `wire:"supportedUsageClasses"`
+	RootDevices     []string          `wire:"supportedRootDeviceTypes"`
+	Virtualizations []string          `wire:"supportedVirtualizationTypes"`
+	BareMetal       bool              `wire:"bareMetal"`
+	Hypervisor      string            `wire:"hypervisor"`
+	Processor       typeProcessorInfo `wire:"processorInfo"`
+	VCPU            typeVCPUInfo      `wire:"vCpuInfo"`
+	Memory          typeMemoryInfo    `wire:"memoryInfo"`
+	Storage         bool              `wire:"instanceStorageSupported"`
+	EBS             ebsInfo           `wire:"ebsInfo"`
+	Network         typeNetworkInfo   `wire:"networkInfo"`
+	Placement       typePlacementInfo `wire:"placementGroupInfo"`
+	Hibernation     bool              `wire:"hibernationSupported"`
+	Burstable       bool              `wire:"burstablePerformanceSupported"`
+	Dedicated       bool              `wire:"dedicatedHostsSupported"`
+	Recovery        bool              `wire:"autoRecoverySupported"`
+	BootModes       []string          `wire:"supportedBootModes"`
+	Enclaves        string            `wire:"nitroEnclavesSupport"`
+	TPM             string            `wire:"nitroTpmSupport"`
+}
+
+type (
+	typeProcessorInfo struct {
+		Architectures []string `wire:"supportedArchitectures"`
+		Clock         string   `wire:"sustainedClockSpeedInGhz"`
+	}
+	typeVCPUInfo struct {
+		Default int   `wire:"defaultVCpus"`
+		Cores   *int  `wire:"defaultCores"`
+		Threads *int  `wire:"defaultThreadsPerCore"`
+		Valid   []int `wire:"validThreadsPerCore"`
+	}
+	typeMemoryInfo struct {
+		MiB *int `wire:"sizeInMiB"`
+	}
+	typePlacementInfo struct {
+		Strategies []string `wire:"supportedStrategies"`
+	}
+)
 
 type ebsInfo struct {
 	Optimized  string `wire:"ebsOptimizedSupport"`
@@ -65,6 +80,7 @@ type ebsInfo struct {
 }
 
 type typeNetworkInfo struct {
+	Performance   string            `wire:"networkPerformance"`
 	Interfaces    int               `wire:"maximumNetworkInterfaces"`
 	Cards         int               `wire:"maximumNetworkCards"`
 	DefaultCard   int               `wire:"defaultNetworkCardIndex"`
@@ -74,59 +90,56 @@ type typeNetworkInfo struct {
 	IPv6          bool              `wire:"ipv6Supported"`
 	ENA           string            `wire:"enaSupport"`
 	EFA           bool              `wire:"efaSupported"`
+	Encrypted     bool              `wire:"encryptionInTransitSupported"`
 }
 
 type networkCardItem struct {
-	Index      int `wire:"networkCardIndex"`
-	Interfaces int `wire:"maximumNetworkInterfaces"`
+	Index       int    `wire:"networkCardIndex"`
+	Performance string `wire:"networkPerformance"`
+	Interfaces  int    `wire:"maximumNetworkInterfaces"`
 }
 
+// newInstanceType returns the item of a type. Of a type that instancetype has no data of, it shows
+// the limits of this cluster, and no memory or cores.
 func (c *call) newInstanceType(name string) instanceTypeItem {
-	limits := c.view.Settings()
-	item := instanceTypeItem{
-		Type: name, Current: true, Usage: []string{"on-demand"}, RootDevices: []string{"instance-store"}, Virtualizations: []string{"hvm"},
-		EBS: ebsInfo{"unsupported", "unsupported", "unsupported"},
-		Network: typeNetworkInfo{
-			Interfaces: limits.InterfacesPerInstance, Cards: 1, EachCard: []networkCardItem{{0, limits.InterfacesPerInstance}},
-			Addresses: limits.AddressesPerInterface, ENA: "unsupported",
-		},
+	t, ok := instancetype.Find(name)
+	if !ok {
+		limits := c.view.Settings()
+		t = &instancetype.Type{
+			Name: name, Current: true, Burstable: instancetype.Burstable(name), Architectures: []string{instancetype.Architecture(name)},
+			Hypervisor: "nitro", Virtualization: []string{"hvm"}, RootDevices: []string{"ebs"}, UsageClasses: []string{"on-demand", "spot"}, VCPUs: 1,
+			Interfaces: limits.InterfacesPerInstance, Addresses: limits.AddressesPerInterface, ENA: "required", NVMe: "required", EBSOptimized: "default",
+		}
 	}
-	item.Processor.Architectures = []string{"x86_64"}
-	item.VCPU.Default, item.Memory.MiB = typeVCPUs, typeMemoryMiB
+	item := instanceTypeItem{
+		Type: t.Name, Current: t.Current, FreeTier: t.FreeTier, Usage: t.UsageClasses, RootDevices: t.RootDevices, Virtualizations: t.Virtualization,
+		BareMetal: t.BareMetal, Hypervisor: t.Hypervisor, Burstable: t.Burstable, BootModes: t.BootModes, Recovery: !t.BareMetal,
+		Processor: typeProcessorInfo{t.Architectures, t.Clock},
+		VCPU:      typeVCPUInfo{Default: t.VCPUs, Cores: nonZero(t.Cores), Threads: nonZero(t.ThreadsPerCore)},
+		Memory:    typeMemoryInfo{nonZero(t.MemoryMiB)},
+		EBS:       ebsInfo{t.EBSOptimized, "supported", t.NVMe},
+		Network: typeNetworkInfo{
+			Performance: t.Network, Interfaces: t.Interfaces, Cards: 1, EachCard: []networkCardItem{{0, t.Network, t.Interfaces}},
+			Addresses: t.Addresses, IPv6: t.IPv6, ENA: t.ENA, Encrypted: t.Encrypted,
+		},
+		Placement: typePlacementInfo{t.Strategies}, Enclaves: "unsupported", TPM: "unsupported",
+	}
+	if t.IPv6 {
+		item.Network.IPv6Addresses = t.Addresses
+	}
+	if t.Hypervisor == "nitro" {
+		item.TPM = "supported"
+		if !t.Burstable && t.VCPUs >= 4 {
+			item.Enclaves = "supported"
+		}
+		for n := 1; n <= t.ThreadsPerCore; n++ {
+			item.VCPU.Valid = append(item.VCPU.Valid, n)
+		}
+	}
 	return item
 }
 
-var instanceTypeListing = listing[instanceTypeItem]{
-	id: func(i instanceTypeItem) string { return i.Type },
-	filters: filterable[instanceTypeItem]{
-		"auto-recovery-supported":         func(i instanceTypeItem) []string { return boolean(i.Recovery) },
-		"bare-metal":                      func(i instanceTypeItem) []string { return boolean(i.BareMetal) },
-		"burstable-performance-supported": func(i instanceTypeItem) []string { return boolean(i.Burstable) },
-		"current-generation":              func(i instanceTypeItem) []string { return boolean(i.Current) },
-		"dedicated-hosts-supported":       func(i instanceTypeItem) []string { return boolean(i.Dedicated) },
-		"ebs-info.ebs-optimized-support":  func(i instanceTypeItem) []string { return nonEmpty(i.EBS.Optimized) },
-		"ebs-info.encryption-support":     func(i instanceTypeItem) []string { return nonEmpty(i.EBS.Encryption) },
-		"ebs-info.nvme-support":           func(i instanceTypeItem) []string { return nonEmpty(i.EBS.NVMe) },
-		"free-tier-eligible":              func(i instanceTypeItem) []string { return boolean(i.FreeTier) },
-		"hibernation-supported":           func(i instanceTypeItem) []string { return boolean(i.Hibernation) },
-		"hypervisor":                      never[instanceTypeItem],
-		"instance-storage-supported":      func(i instanceTypeItem) []string { return boolean(i.Storage) },
-		"instance-type":                   func(i instanceTypeItem) []string { return nonEmpty(i.Type) },
-		"memory-info.size-in-mib":         func(i instanceTypeItem) []string { return nonEmpty(strconv.Itoa(i.Memory.MiB)) },
-		"network-info.efa-supported":      func(i instanceTypeItem) []string { return boolean(i.Network.EFA) },
-		"network-info.ena-support":        func(i instanceTypeItem) []string { return nonEmpty(i.Network.ENA) },
-		"network-info.ipv6-supported":     func(i instanceTypeItem) []string { return boolean(i.Network.IPv6) },
-		"network-info.maximum-network-interfaces": func(i instanceTypeItem) []string {
-			return nonEmpty(strconv.Itoa(i.Network.Interfaces))
-		},
-		"processor-info.supported-architecture": func(i instanceTypeItem) []string { return i.Processor.Architectures },
-		"supported-boot-mode":                   never[instanceTypeItem],
-		"supported-root-device-type":            func(i instanceTypeItem) []string { return i.RootDevices },
-		"supported-usage-class":                 func(i instanceTypeItem) []string { return i.Usage },
-		"supported-virtualization-type":         func(i instanceTypeItem) []string { return i.Virtualizations },
-		"vcpu-info.default-vcpus":               func(i instanceTypeItem) []string { return nonEmpty(strconv.Itoa(i.VCPU.Default)) },
-	},
-}
+var instanceTypeListing = listing[instanceTypeItem]{id: func(i instanceTypeItem) string { return i.Type }, filters: instanceTypeFilters()}
 
 type describeInstanceTypesRequest struct {
 	Types []string `wire:"InstanceType"`
@@ -139,16 +152,15 @@ type describeInstanceTypesAnswer struct {
 }
 
 func describeInstanceTypes(c *call, r *describeInstanceTypesRequest) (*describeInstanceTypesAnswer, error) {
-	var unknown string
-	for _, name := range r.Types {
-		if !typeName.MatchString(name) {
-			unknown = name
-		}
-	}
-	if unknown != "" {
-		return nil, ec2.Errorf("InvalidInstanceType", "The following supplied instance types do not exist: [%s]", wire.Quote(unknown))
+	if err := r.checkNoIDs(len(r.Types), "instanceTypes"); err != nil {
+		return nil, err
 	}
 	var items []instanceTypeItem
+	for _, name := range r.Types {
+		if !c.knowsType(name) {
+			return nil, ec2.Errorf("InvalidInstanceType", "The following supplied instance types do not exist: [%s]", wire.Quote(name))
+		}
+	}
 	for _, name := range c.types(r.Types, r.Filters) {
 		items = append(items, c.newInstanceType(name))
 	}
@@ -159,11 +171,24 @@ func describeInstanceTypes(c *call, r *describeInstanceTypesRequest) (*describeI
 	return &describeInstanceTypesAnswer{items, next}, nil
 }
 
-// types returns the types that the request names. If it names none, these are the usual
-// types, the types of the account's instances, and the types in filters.
+// knowsType reports whether a type can be described: one of AWS, or that of an instance.
+func (c *call) knowsType(name string) bool {
+	if instancetype.Exists(name) {
+		return true
+	}
+	for i := range c.view.InstancesOf(c.account, c.region) {
+		if i.Type == name {
+			return true
+		}
+	}
+	return false
+}
+
+// types returns the types that the request names. If it names none, these are the types
+// whose properties are known, the types of the account's instances, and the types in filters.
 func (c *call) types(names []string, filters []filter) []string {
 	if len(names) == 0 {
-		names = slices.Clone(usualTypes)
+		names = instancetype.Names()
 		for i := range c.view.InstancesOf(c.account, c.region) {
 			names = append(names, i.Type)
 		}
@@ -173,7 +198,7 @@ func (c *call) types(names []string, filters []filter) []string {
 			}
 		}
 	}
-	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !typeName.MatchString(name) })
+	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !c.knowsType(name) })
 	slices.Sort(names)
 	return slices.Compact(names)
 }
@@ -220,13 +245,15 @@ func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequ
 				locations = append(locations, z.Name)
 			}
 		}
+	case "outpost": // nobody has one
 	default:
 		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter locationType is invalid.", wire.Quote(locationType))
 	}
 	slices.Sort(locations)
+	locations = slices.Compact(locations)
 	var items []offeringItem
 	for _, name := range c.types(nil, r.Filters) {
-		for _, location := range slices.Compact(slices.Clone(locations)) {
+		for _, location := range locations {
 			items = append(items, offeringItem{name, locationType, location})
 		}
 	}
@@ -237,25 +264,9 @@ func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequ
 	return &describeInstanceTypeOfferingsAnswer{items, next}, nil
 }
 
-type describeCreditsRequest struct {
-	InstanceIDs []ec2.InstanceID `wire:"InstanceId"`
-	listed
-}
-
-type describeCreditsAnswer struct {
-	Credits []tag `wire:"instanceCreditSpecificationSet"`
-}
-
-// describeInstanceCreditSpecifications shows none: no instance has CPU credits.
-func describeInstanceCreditSpecifications(c *call, r *describeCreditsRequest) (*describeCreditsAnswer, error) {
-	if err := (filterable[tag]{"instance-id": never[tag]}).check(r.Filters); err != nil {
-		return nil, err
+func optionalInt(n *int) []string {
+	if n == nil {
+		return nil
 	}
-	if _, err := c.selectInstances(r.InstanceIDs); err != nil {
-		return nil, err
-	}
-	if len(r.InstanceIDs) > 0 {
-		return nil, ec2.Errorf("InstanceCreditSpecification.NotSupported", "The specified instance does not use CPU credits for billing: %s", r.InstanceIDs[0])
-	}
-	return &describeCreditsAnswer{}, nil
+	return nonEmpty(strconv.Itoa(*n))
 }

@@ -193,13 +193,15 @@ func TestRefusedLaunchLeavesNothing(t *testing.T) {
 		{"a disk", func(in *sdk.RunInstancesInput) {
 			in.BlockDeviceMappings = []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(8)}}}
 		}, "UnsupportedOperation"},
-		{"dedicated tenancy", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{Tenancy: "dedicated"} }, "UnsupportedOperation"},
+		{"a dedicated host", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{Tenancy: "host"} }, "InsufficientHostCapacity"},
+		{"an unknown placement group", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{GroupName: aws.String("x")} }, "InvalidPlacementGroup.Unknown"},
+		{"an unknown template", func(in *sdk.RunInstancesInput) {
+			in.LaunchTemplate = &types.LaunchTemplateSpecification{LaunchTemplateId: aws.String("lt-0a1b2c3d")}
+		}, "InvalidLaunchTemplateId.NotFound"},
+		{"an unknown type", func(in *sdk.RunInstancesInput) { in.InstanceType = "t3.tiny" }, "InvalidParameterValue"},
 		{"an IAM profile", func(in *sdk.RunInstancesInput) {
 			in.IamInstanceProfile = &types.IamInstanceProfileSpecification{Name: aws.String("x")}
-		}, "UnsupportedOperation"},
-		{"an enclave", func(in *sdk.RunInstancesInput) {
-			in.EnclaveOptions = &types.EnclaveOptionsRequest{Enabled: aws.Bool(true)}
-		}, "UnsupportedOperation"},
+		}, "InvalidParameterValue"},
 		{"unknown shutdown behavior", func(in *sdk.RunInstancesInput) { in.InstanceInitiatedShutdownBehavior = "sleep" }, "InvalidParameterValue"},
 		{"tags for a VPC", func(in *sdk.RunInstancesInput) {
 			in.TagSpecifications = []types.TagSpecification{{ResourceType: "vpc", Tags: []types.Tag{{Key: aws.String("a")}}}}

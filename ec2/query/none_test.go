@@ -70,6 +70,7 @@ func TestEveryReadOfAWSIsAnswered(t *testing.T) {
 // validationOfServed has errors that served actions return for the invented values.
 var validationOfServed = map[string]string{
 	"DescribeSpotDatafeedSubscription": "InvalidSpotDatafeed.NotFound",
+	"DescribeLaunchTemplateVersions":   "MissingParameter", // needs a template, or versions like $Latest
 }
 
 func saysThatNothingIsThere(code string) bool {

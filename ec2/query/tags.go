@@ -70,11 +70,14 @@ type resourceTagItem struct {
 // resourceTypes maps the prefix of ids to the name of the resource type in tags.
 var resourceTypes = map[string]string{
 	"acl":      "network-acl",
+	"dopt":     "dhcp-options",
 	"eipalloc": "elastic-ip",
 	"eni":      "network-interface",
 	"i":        "instance",
 	"igw":      "internet-gateway",
 	"key":      "key-pair",
+	"lt":       "launch-template",
+	"pg":       "placement-group",
 	"rtb":      "route-table",
 	"sg":       "security-group",
 	"sgr":      "security-group-rule",

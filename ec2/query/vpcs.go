@@ -16,7 +16,6 @@ var vpcActions = map[string]handler{
 	"DescribeVpcs":         action(describeVPCs),
 	"DescribeVpcAttribute": action(describeVPCAttribute),
 	"ModifyVpcAttribute":   action(modifyVPCAttribute),
-	"DescribeDhcpOptions":  action(describeDHCPOptions),
 }
 
 type createVPCRequest struct {
@@ -53,9 +52,6 @@ type blockState struct {
 	State string `wire:"state"`
 }
 
-// noDHCPOptions is the id that EC2 shows for a VPC without DHCP options.
-const noDHCPOptions = "default"
-
 func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 	return vpcItem{
 		ID:          v.ID,
@@ -63,7 +59,7 @@ func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 		State:       "available",
 		CIDR:        v.CIDR.String(),
 		Blocks:      []vpcBlock{{derivedID("vpc-cidr-assoc", string(v.ID)), v.CIDR.String(), blockState{"associated"}}},
-		DHCPOptions: noDHCPOptions,
+		DHCPOptions: string(dhcpOptionsOf(v)),
 		Tenancy:     "default",
 		Default:     v.Default,
 		Tags:        c.tags(string(v.ID)),
@@ -222,34 +218,4 @@ func modifyVPCAttribute(c *call, r *modifyVPCAttributeRequest) (*returned, error
 		return nil, err
 	}
 	return &done, nil
-}
-
-type describeDHCPOptionsRequest struct {
-	IDs []string `wire:"DhcpOptionsId"`
-	listed
-}
-
-type describeDHCPOptionsAnswer struct {
-	Options []dhcpItem `wire:"dhcpOptionsSet"`
-}
-
-type dhcpItem struct {
-	ID string `wire:"dhcpOptionsId"`
-}
-
-var dhcpListing = listing[dhcpItem]{
-	kind: "dopt",
-	id:   func(o dhcpItem) string { return o.ID },
-	filters: filterable[dhcpItem]{
-		"dhcp-options-id": never[dhcpItem], "key": never[dhcpItem], "value": never[dhcpItem], "owner-id": never[dhcpItem],
-	},
-}
-
-// describeDHCPOptions shows none, because no DHCP is served.
-func describeDHCPOptions(c *call, r *describeDHCPOptionsRequest) (*describeDHCPOptionsAnswer, error) {
-	items, _, err := dhcpListing.pick(c, nil, r.IDs, r.listed)
-	if err != nil {
-		return nil, err
-	}
-	return &describeDHCPOptionsAnswer{items}, nil
 }

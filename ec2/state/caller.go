@@ -43,6 +43,11 @@ var callers = map[string]caller{
 	"CreateInternetGateway": byUser, "DeleteInternetGateway": byUser, "AttachInternetGateway": byUser, "DetachInternetGateway": byUser,
 	"CreateRouteTable": byUser, "DeleteRouteTable": byUser, "CreateRoute": byUser, "ReplaceRoute": byUser, "DeleteRoute": byUser,
 	"AssociateRouteTable": byUser, "DisassociateRouteTable": byUser, "ReplaceRouteTableAssociation": byUser,
+	"CreateLaunchTemplate": byUser, "CreateLaunchTemplateVersion": byUser, "ModifyLaunchTemplate": byUser,
+	"DeleteLaunchTemplate": byUser, "DeleteLaunchTemplateVersions": byUser,
+	"CreatePlacementGroup": byUser, "DeletePlacementGroup": byUser,
+	"CreateDHCPOptions": byUser, "DeleteDHCPOptions": byUser, "AssociateDHCPOptions": byUser,
+	"MonitorInstances": byUser, "ModifyInstanceOptions": byUser,
 	"AllocateAddress": byUser, "ReleaseAddress": byUser, "AssociateAddress": byUser, "DisassociateAddress": byUser,
 }
 

@@ -60,6 +60,7 @@ func later() map[string]Request {
 		"CreateSecurityGroup-vpc": &CreateSecurityGroup{albert, east, "web", "web servers", "vpc-0a1b2c3d4e5f60718", map[string]string{"Name": "x"}},
 		"PutNode-peer":            &PutNode{ec2.Node{ID: "node1", Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.11:7400", PublicKey: []byte("key")}},
 		"Sweep-confirmed":         &Sweep{Confirmed: map[ec2.NodeID]uint64{"node1": 12, "node2": 11}},
+		"RunInstances-template":   sampleLaunch(),
 		"Sweep-nobody":            &Sweep{Confirmed: map[ec2.NodeID]uint64{}},
 	}
 }
@@ -70,7 +71,7 @@ func allSamples() map[string]Request {
 	maps.Copy(all, laterGroups())
 	maps.Copy(all, accountSamples())
 	maps.Copy(all, rotationSamples())
-	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples()) {
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples(), launchSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all

@@ -33,6 +33,10 @@ type RunInstances struct {
 	TerminateOnShutdown  bool                 `json:",omitempty"`
 	Metadata             *ec2.MetadataOptions `json:",omitempty"`
 
+	Monitored bool                 `json:",omitempty"`
+	Options   ec2.InstanceOptions  `json:",omitzero"`
+	Template  *ec2.TemplateVersion `json:",omitempty"` // what the other fields were read from; nil: no template
+
 	// The fields below are for a VPC. Subnet to SecondaryCount describe the primary interface;
 	// Interfaces describes all interfaces instead.
 
@@ -65,6 +69,9 @@ func (r *RunInstances) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	if err := r.check(); err != nil {
+		return Result{}, err
+	}
+	if err := t.checkOptions(r.Account, r.Region, &r.Options); err != nil {
 		return Result{}, err
 	}
 	shape := shapeOf(r)
@@ -114,6 +121,11 @@ func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 		return Result{}, err
 	}
 
+	system, err := t.fromTemplate(r)
+	if err != nil {
+		return Result{}, err
+	}
+
 	reservation := t.meta.classicID("r", t.serial())
 	network := classicNetwork(t.Txn, r.Region)
 	leases := t.newLeaser(network)
@@ -129,7 +141,7 @@ func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 			break
 		}
 		t.put(tableInstance, i)
-		if err := t.tag(string(i.ID), r.Account, r.Region, r.Tags); err != nil {
+		if err := r.tagInstance(t, i, system); err != nil {
 			return Result{}, err
 		}
 		result.Instances = append(result.Instances, Change[ec2.Instance]{After: i})
@@ -156,6 +168,8 @@ func (r *RunInstances) newInstance(t *tx, id ec2.InstanceID, shape string) *ec2.
 		StopProtected:        r.StopProtected,
 		TerminateOnShutdown:  r.TerminateOnShutdown,
 		Metadata:             r.Metadata,
+		Monitored:            r.Monitored,
+		Options:              r.Options,
 	}
 }
 
@@ -194,6 +208,7 @@ func checkMetadata(m *ec2.MetadataOptions) error {
 		{"HttpEndpoint", m.Endpoint, "enabled", "disabled"},
 		{"HttpTokens", m.Tokens, "optional", "required"},
 		{"InstanceMetadataTags", m.Tags, "enabled", "disabled"},
+		{"HttpProtocolIpv6", m.IPv6, "enabled", "disabled"},
 	} {
 		if x.value != "" && x.value != x.either && x.value != x.or {
 			return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It is %s or %s.", ec2.Clip(x.value), x.name, x.either, x.or)

@@ -49,6 +49,11 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 		return Result{}, err
 	}
 
+	system, err := t.fromTemplate(r)
+	if err != nil {
+		return Result{}, err
+	}
+
 	reservation := t.meta.longID("r", t.serial())
 	public := t.newPublicAllocator(r.Region)
 	var result Result
@@ -62,7 +67,7 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 			}
 		}
 		t.put(tableInstance, i)
-		if err := t.tag(string(i.ID), r.Account, r.Region, r.Tags); err != nil {
+		if err := r.tagInstance(t, i, system); err != nil {
 			return Result{}, err
 		}
 		result.Instances = append(result.Instances, Change[ec2.Instance]{After: i})

@@ -32,6 +32,12 @@ func ownerOf(row any) owner {
 		return owner{x.Account, x.Region}
 	case *ec2.ElasticAddress:
 		return owner{x.Account, x.Region}
+	case *ec2.LaunchTemplate:
+		return owner{x.Account, x.Region}
+	case *ec2.PlacementGroup:
+		return owner{x.Account, x.Region}
+	case *ec2.DHCPOptions:
+		return owner{x.Account, x.Region}
 	case *ec2.Group:
 		return owner{x.Account, x.Region}
 	case *ec2.Instance:
@@ -51,6 +57,7 @@ var (
 	ofSubnet     = resource{tableSubnet, "subnetId", "subnet"}
 	ofRouteTable = resource{tableRoutes, "routeTableId", "rtb"}
 	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
+	ofDHCP       = resource{tableDHCP, "dhcpOptionsId", "dopt"}
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
 )
 

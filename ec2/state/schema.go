@@ -37,6 +37,11 @@ const (
 
 	tableAuditRing = "auditring"
 
+	tableTemplate        = "launchtemplate"
+	tableTemplateVersion = "launchtemplateversion"
+	tablePlacement       = "placementgroup"
+	tableDHCP            = "dhcpoptions"
+
 	tableGroupCount     = "groupcount"
 	tableSignatureCount = "signaturecount"
 
@@ -113,6 +118,15 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 	tableAuditRing: table(tableAuditRing, func(r *ec2.AuditRing) string { return key(r.Account) },
 		unique(indexLength, auditLength)),
 	tableACL: table(tableACL, func(x *ec2.NetworkACL) string { return key(x.ID) }),
+	tableTemplate: table(tableTemplate, func(x *ec2.LaunchTemplate) string { return key(x.ID) },
+		unique(indexName, func(x *ec2.LaunchTemplate) string { return key(x.Account) + key(x.Region) + key(x.Name) }),
+		many(indexOwner, func(x *ec2.LaunchTemplate) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableTemplateVersion: table(tableTemplateVersion, func(x *ec2.LaunchTemplateVersion) string { return versionKey(x.Template, x.Number) }),
+	tablePlacement: table(tablePlacement, func(x *ec2.PlacementGroup) string { return key(x.ID) },
+		unique(indexName, func(x *ec2.PlacementGroup) string { return key(x.Account) + key(x.Region) + key(x.Name) }),
+		many(indexOwner, func(x *ec2.PlacementGroup) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableDHCP: table(tableDHCP, func(x *ec2.DHCPOptions) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.DHCPOptions) []string { return []string{key(x.Account) + key(x.Region)} })),
 	tableTag: table(tableTag, func(x *ec2.Tag) string { return key(x.Resource) + key(x.Key) },
 		many(indexOwner, func(x *ec2.Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}

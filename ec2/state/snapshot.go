@@ -66,6 +66,10 @@ var snapshotTables = []struct {
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
 	{tableSignature, func() any { return new(Signature) }},
 	{tableAuditRing, func() any { return new(ec2.AuditRing) }},
+	{tableTemplate, func() any { return new(ec2.LaunchTemplate) }},
+	{tableTemplateVersion, func() any { return new(ec2.LaunchTemplateVersion) }},
+	{tablePlacement, func() any { return new(ec2.PlacementGroup) }},
+	{tableDHCP, func() any { return new(ec2.DHCPOptions) }},
 }
 
 // WriteSnapshot writes the View as a snapshot, which Restore reads.
@@ -211,5 +215,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t))
+	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t), checkLaunchRows(t))
 }

@@ -136,3 +136,25 @@ func checkAddressRows(t *memdb.Txn) error {
 	}
 	return nil
 }
+
+func checkLaunchRows(t *memdb.Txn) error {
+	for x := range rows[ec2.LaunchTemplate](t, tableTemplate, indexID, "") {
+		if first[ec2.LaunchTemplateVersion](t, tableTemplateVersion, indexID, versionKey(x.ID, x.Default)) == nil {
+			return fmt.Errorf("launch template %s has no version %d, its default one", x.ID, x.Default)
+		}
+	}
+	for v := range rows[ec2.LaunchTemplateVersion](t, tableTemplateVersion, indexID, "") {
+		if x := first[ec2.LaunchTemplate](t, tableTemplate, indexID, key(v.Template)); x == nil || v.Number < 1 || v.Number > x.Latest {
+			return fmt.Errorf("version %d of launch template %s belongs to no template, or is above its latest", v.Number, v.Template)
+		}
+	}
+	for v := range rows[ec2.VPC](t, tableVPC, indexID, "") {
+		if v.DHCPOptions == "" || v.DHCPOptions == ec2.NoDHCPOptions {
+			continue
+		}
+		if ownedRow[ec2.DHCPOptions](t, tableDHCP, owner{v.Account, v.Region}, v.DHCPOptions) == nil {
+			return fmt.Errorf("VPC %s has the DHCP options %s, which do not exist", v.ID, v.DHCPOptions)
+		}
+	}
+	return nil
+}

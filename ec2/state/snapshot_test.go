@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -120,8 +121,12 @@ func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
 			_, _ = s.Apply(uint64(n+1), cmd)
 		}
 		expectStoredSnapshot(t, s, name)
-		if stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", name)); err != nil || !bytes.Equal(stored, snapshotOf(t, s)) {
-			t.Errorf("%s: the history gives another snapshot than when the file was written (read error %v):\n%s", name, err, cmp.Diff(string(stored), string(snapshotOf(t, s))))
+		now := laterSettings.ReplaceAll(snapshotOf(t, s), nil)
+		if stored, err := os.ReadFile(filepath.Join("testdata", "snapshots", name)); err != nil || !bytes.Equal(stored, now) {
+			t.Errorf("%s: the history gives another snapshot than when the file was written (read error %v):\n%s", name, err, cmp.Diff(string(stored), string(now)))
 		}
 	}
 }
+
+// laterSettings matches the defaults of settings that no release had when the files were written.
+var laterSettings = regexp.MustCompile(`,"(Templates|TemplateVersions|PlacementGroups|DHCPOptions)PerRegion":\d+`)

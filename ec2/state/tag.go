@@ -73,7 +73,7 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 	}
 	for _, id := range r.Resources {
 		if len(r.Tags) == 0 {
-			t.untag(id)
+			t.untagUsers(id)
 		}
 		for _, s := range r.Tags {
 			tag := first[ec2.Tag](t.Txn, tableTag, indexID, key(id)+key(s.Key))
@@ -89,7 +89,7 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[string]string) error {
 	count := 0
 	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, key(id)) {
-		if _, again := tags[had.Key]; !again {
+		if _, again := tags[had.Key]; !again && !isReserved(had.Key) {
 			count++
 		}
 	}
@@ -112,11 +112,22 @@ func (t *tx) untag(id string) {
 	}
 }
 
+// untagUsers takes the tags of users off a resource. Those of ours stay.
+func (t *tx) untagUsers(id string) {
+	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, key(id))) {
+		if !isReserved(tag.Key) {
+			t.del(tableTag, tag)
+		}
+	}
+}
+
+func isReserved(key string) bool { return strings.HasPrefix(strings.ToLower(key), reservedTagSpace) }
+
 func checkTag(key, value string) error {
 	switch {
 	case key == "":
 		return ec2.Errorf("InvalidParameterValue", "Tag keys cannot be null or empty")
-	case strings.HasPrefix(strings.ToLower(key), reservedTagSpace):
+	case isReserved(key):
 		return ec2.Errorf("InvalidParameterValue", "Tag keys starting with 'aws:' are reserved for internal use")
 	case utf8.RuneCountInString(key) > maxTagKey:
 		return ec2.Errorf("InvalidParameterValue", "Tag key exceeds the maximum length of %d characters", maxTagKey)
@@ -186,6 +197,13 @@ func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 				return true
 			}
 		}
+	case "lt":
+		return ownedRow[ec2.LaunchTemplate](t.Txn, tableTemplate, by, id) != nil
+	case "pg":
+		return ownedRow[ec2.PlacementGroup](t.Txn, tablePlacement, by, id) != nil
+	case "dopt":
+		_, err := findDHCP(t.Txn, by, ec2.DHCPOptionsID(id))
+		return err == nil
 	case "eipalloc":
 		return ownedRow[ec2.ElasticAddress](t.Txn, tableElastic, by, id) != nil
 	}

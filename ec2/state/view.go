@@ -185,6 +185,21 @@ func (v *View) InternetGatewaysOf(account ec2.AccountID, region ec2.Region) iter
 	return rows[ec2.InternetGateway](v.txn(), tableGateway, indexOwner, key(account)+key(region))
 }
 
+// LaunchTemplatesOf yields the launch templates of an account in a region, by id.
+func (v *View) LaunchTemplatesOf(account ec2.AccountID, region ec2.Region) iter.Seq[*ec2.LaunchTemplate] {
+	return rows[ec2.LaunchTemplate](v.txn(), tableTemplate, indexOwner, key(account)+key(region))
+}
+
+// LaunchTemplateVersions yields the versions of a launch template, by number.
+func (v *View) LaunchTemplateVersions(id ec2.LaunchTemplateID) iter.Seq[*ec2.LaunchTemplateVersion] {
+	return rows[ec2.LaunchTemplateVersion](v.txn(), tableTemplateVersion, indexID, key(id))
+}
+
+// PlacementGroupsOf yields the placement groups of an account in a region, by id.
+func (v *View) PlacementGroupsOf(account ec2.AccountID, region ec2.Region) iter.Seq[*ec2.PlacementGroup] {
+	return rows[ec2.PlacementGroup](v.txn(), tablePlacement, indexOwner, key(account)+key(region))
+}
+
 func (v *View) RouteTable(id ec2.RouteTableID) (*ec2.RouteTable, bool) {
 	return get[ec2.RouteTable](v, tableRoutes, key(id))
 }

@@ -42,6 +42,7 @@ var cases = []packetCase{
 	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
 	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
 	{"default VPC and subnet created again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*testbed).defaultNetwork},
+	{"launch template", []string{"CreateLaunchTemplate", "CreateLaunchTemplateVersion", "ModifyLaunchTemplate", "DeleteLaunchTemplateVersions", "DeleteLaunchTemplate"}, (*testbed).launchTemplate},
 	{"stop, start, terminate", []string{"CreateSecurityGroup", "RunInstances", "StopInstances", "StartInstances", "RebootInstances", "TerminateInstances", "DeleteSecurityGroup"}, (*testbed).lifeCycle},
 }
 
@@ -55,6 +56,21 @@ var needNoCase = map[string]string{
 	"DeleteKeyPair":                "keys are used inside the instance",
 	"ReplaceNetworkAclAssociation": "a VPC has one network ACL, so it changes nothing",
 	"ModifyVpcAttribute":           "the cases resolve no names",
+
+	"MonitorInstances":                            "no packet depends on it",
+	"UnmonitorInstances":                          "no packet depends on it",
+	"ModifyInstanceMetadataOptions":               "there is no metadata service",
+	"ModifyInstancePlacement":                     "no packet depends on it",
+	"ModifyInstanceCpuOptions":                    "no packet depends on it",
+	"ModifyInstanceMaintenanceOptions":            "no packet depends on it",
+	"ModifyInstanceCapacityReservationAttributes": "no packet depends on it",
+	"ModifyPrivateDnsNameOptions":                 "the cases resolve no names",
+	"ModifyInstanceCreditSpecification":           "no packet depends on it",
+	"CreatePlacementGroup":                        "no packet depends on it",
+	"DeletePlacementGroup":                        "no packet depends on it",
+	"CreateDhcpOptions":                           "there is no DHCP",
+	"DeleteDhcpOptions":                           "there is no DHCP",
+	"AssociateDhcpOptions":                        "there is no DHCP",
 }
 
 var (

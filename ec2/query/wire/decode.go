@@ -128,7 +128,7 @@ func isFieldOf(elem reflect.Type, name string) bool {
 		return false
 	}
 	for i, known := range namesOf(elem) {
-		if known == name || known == "" && isFieldOf(elem.Field(i).Type, name) {
+		if known.own == name || known.own == "" && isFieldOf(elem.Field(i).Type, name) {
 			return true
 		}
 	}

@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
 
 // Encode writes the elements of a struct's fields, or of the struct that answer points to.
-// A field's `wire` tag is its element's name. An empty list is an empty element, because
-// boto3 leaves out a missing list and its users index the result; an empty string that is
-// no Present, a zero time and a nil pointer have no element.
+// A field's `wire` tag is its element's name. The elements of a list are named item, or, if the
+// tag is "groupSet,groupId", groupId. An empty list is an empty element, because boto3 leaves
+// out a missing list and its users index the result; an empty string that is no Present, a
+// zero time and a nil pointer have no element.
 func Encode(b *bytes.Buffer, answer any) {
 	encodeStruct(b, reflect.Indirect(reflect.ValueOf(answer)))
 }
@@ -21,18 +23,25 @@ func Encode(b *bytes.Buffer, answer any) {
 // FormatTime returns a time in the form of answers, in UTC with milliseconds.
 func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// fieldNames caches, by struct type, the element name of each field; "" is an embedded
-// struct. Without the cache, an answer with a million fields would parse a million tags.
-var fieldNames sync.Map // reflect.Type -> []string
+// A fieldName has the name of a field's element, and of the elements of its list. An embedded
+// struct has none.
+type fieldName struct{ own, item string }
 
-func namesOf(t reflect.Type) []string {
+// fieldNames caches, by struct type, the names of each field. Without the cache, an answer with a million fields would parse a million tags.
+var fieldNames sync.Map // reflect.Type -> []fieldName
+
+func namesOf(t reflect.Type) []fieldName {
 	if known, ok := fieldNames.Load(t); ok {
-		return known.([]string)
+		return known.([]fieldName)
 	}
-	names := make([]string, t.NumField())
+	names := make([]fieldName, t.NumField())
 	for i := range names {
 		if field := t.Field(i); !field.Anonymous {
-			names[i] = field.Tag.Get("wire")
+			own, item, ok := strings.Cut(field.Tag.Get("wire"), ",")
+			if !ok {
+				item = "item"
+			}
+			names[i] = fieldName{own, item}
 		}
 	}
 	fieldNames.Store(t, names)
@@ -49,7 +58,7 @@ var (
 
 func encodeStruct(b *bytes.Buffer, v reflect.Value) {
 	for i, name := range namesOf(v.Type()) {
-		if name == "" {
+		if name.own == "" {
 			if inner := reflect.Indirect(v.Field(i)); inner.IsValid() {
 				encodeStruct(b, inner)
 			}
@@ -59,11 +68,12 @@ func encodeStruct(b *bytes.Buffer, v reflect.Value) {
 	}
 }
 
-func encodeValue(b *bytes.Buffer, name string, v reflect.Value) {
+func encodeValue(b *bytes.Buffer, names fieldName, v reflect.Value) {
+	name := names.own
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			encodeValue(b, name, v.Elem())
+			encodeValue(b, names, v.Elem())
 		}
 	case reflect.Struct:
 		if v.Type() == timeType {
@@ -82,7 +92,7 @@ func encodeValue(b *bytes.Buffer, name string, v reflect.Value) {
 		}
 		open(b, name)
 		for i := range v.Len() {
-			encodeValue(b, "item", v.Index(i))
+			encodeValue(b, fieldName{names.item, "item"}, v.Index(i))
 		}
 		end(b, name)
 	case reflect.String:

@@ -135,14 +135,15 @@ func TestEncodeWritesElements(t *testing.T) {
 		Never   time.Time `wire:"never"`
 		Items   []item    `wire:"items"`
 		None    []item    `wire:"none"`
+		IDs     []string  `wire:"ids,groupId"`
 		*embedded
 	}{
-		Text: `a <b> & "c"`, Items: []item{{"x"}, {"y"}}, Time: time.Date(2026, 11, 28, 1, 2, 3, 4e6, time.UTC), embedded: &embedded{true},
+		Text: `a <b> & "c"`, Items: []item{{"x"}, {"y"}}, IDs: []string{"a", "b"}, Time: time.Date(2026, 11, 28, 1, 2, 3, 4e6, time.UTC), embedded: &embedded{true},
 	}
 	var b bytes.Buffer
 	Encode(&b, &answer)
 	want := `<text>a &lt;b&gt; &amp; &#34;c&#34;</text><number>0</number><present/><time>2026-11-28T01:02:03.004Z</time>` +
-		`<items><item><name>x</name></item><item><name>y</name></item></items><none/><on>true</on>`
+		`<items><item><name>x</name></item><item><name>y</name></item></items><none/><ids><groupId>a</groupId><groupId>b</groupId></ids><on>true</on>`
 	if got := b.String(); got != want {
 		t.Errorf("encoded %s\nwant    %s", got, want)
 	}
