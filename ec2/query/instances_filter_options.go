@@ -52,7 +52,7 @@ var instanceOptionFilters = func() filterable[shownInstance] {
 	for _, name := range []string{
 		"boot-mode", "capacity-reservation-id", "capacity-reservation-specification.capacity-reservation-target.capacity-reservation-id",
 		"capacity-reservation-specification.capacity-reservation-target.capacity-reservation-resource-group-arn", "host-id", "iam-instance-profile.id",
-		"ipv6-address", "operator.principal", "outpost-arn", "placement-partition-number", "product-code.type", "tpm-support",
+		"ipv6-address", "operator.principal", "outpost-arn", "product-code.type", "tpm-support",
 	} {
 		f[name] = never[shownInstance]
 	}

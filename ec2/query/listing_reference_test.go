@@ -59,7 +59,7 @@ func TestEveryFilterOfReferenceMatchesWhatIsShown(t *testing.T) {
 // pending are the filters that are still missing, or whose properties are about to be shown.
 func pending(action, filter string) bool {
 	switch action {
-	case "DescribeAvailabilityZones", "DescribeDhcpOptions", "DescribeImages", "DescribeInstanceTypes", "DescribeRegions", "DescribeVolumes":
+	case "DescribeAvailabilityZones", "DescribeImages", "DescribeRegions", "DescribeVolumes":
 		return true
 	}
 	return action == "DescribeInstances" && (strings.HasPrefix(filter, "block-device-mapping.") || filter == "availability-zone-id")
@@ -68,35 +68,51 @@ func pending(action, filter string) bool {
 // comparedWith has the elements that a filter is compared with if its name does not say so. A
 // property that a resource has but does not show there is "-".
 var comparedWith = map[string]string{
-	"DescribeAvailabilityZones state":                          "zoneState",
-	"DescribeInstanceStatus instance-state-code":               "instanceState.code",
-	"DescribeInstanceStatus instance-state-name":               "instanceState.name",
-	"DescribeInstanceStatus instance-status.reachability":      "instanceStatus.details.status",
-	"DescribeInstanceStatus system-status.reachability":        "systemStatus.details.status",
-	"DescribeInstances instance-state-code":                    "instances.instanceState.code",
-	"DescribeInstances instance-state-name":                    "instances.instanceState.name",
-	"DescribeInstances instance.group-id":                      "instances.group.groupId",
-	"DescribeInstances instance.group-name":                    "instances.group.groupName",
-	"DescribeInstances launch-index":                           "instances.amiLaunchIndex",
-	"DescribeInstances metadata-options.http-protocol-ipv4":    "instances.metadataOptions.httpEndpoint",
-	"DescribeInstances monitoring-state":                       "instances.monitoring.state",
-	"DescribeInstances network-interface.group-id":             "instances.networkInterface.group.groupId",
-	"DescribeInstances network-interface.group-name":           "instances.networkInterface.group.groupName",
-	"DescribeInstances network-interface.public-dns-name":      "instances.networkInterface.association.publicDnsName",
-	"DescribeInstances state-reason-code":                      "instances.stateReason.code",
-	"DescribeInstances state-reason-message":                   "instances.stateReason.message",
-	"DescribeKeyPairs fingerprint":                             "keyFingerprint",
-	"DescribeNetworkAcls association.association-id":           "association.networkAclAssociationId",
-	"DescribeNetworkAcls entry.cidr":                           "entry.cidrBlock",
-	"DescribeNetworkAcls entry.ipv6-cidr":                      "entry.ipv6CidrBlock",
-	"DescribeNetworkInterfaces addresses.association.owner-id": "privateIpAddresses.association.ipOwnerId",
-	"DescribeNetworkInterfaces private-ip-address":             "privateIpAddresses.privateIpAddress",
-	"DescribeRegions endpoint":                                 "regionEndpoint",
-	"DescribeSecurityGroups description":                       "groupDescription",
-	"DescribeSubnets cidr":                                     "cidrBlock",
-	"DescribeVpcClassicLink is-classic-link-enabled":           "classicLinkEnabled",
-	"DescribeVpcs cidr":                                        "cidrBlock",
-	"DescribeVpcs cidr-block-association.state":                "cidrBlockAssociation.cidrBlockState.state",
+	"DescribeAvailabilityZones state":                             "zoneState",
+	"DescribeInstanceStatus instance-state-code":                  "instanceState.code",
+	"DescribeInstanceStatus instance-state-name":                  "instanceState.name",
+	"DescribeInstanceStatus instance-status.reachability":         "instanceStatus.details.status",
+	"DescribeInstanceStatus system-status.reachability":           "systemStatus.details.status",
+	"DescribeInstances instance-state-code":                       "instances.instanceState.code",
+	"DescribeInstances instance-state-name":                       "instances.instanceState.name",
+	"DescribeInstances instance.group-id":                         "instances.group.groupId",
+	"DescribeInstances instance.group-name":                       "instances.group.groupName",
+	"DescribeInstances launch-index":                              "instances.amiLaunchIndex",
+	"DescribeInstances metadata-options.http-protocol-ipv4":       "instances.metadataOptions.httpEndpoint",
+	"DescribeInstances monitoring-state":                          "instances.monitoring.state",
+	"DescribeInstances network-interface.group-id":                "instances.networkInterface.group.groupId",
+	"DescribeInstances network-interface.group-name":              "instances.networkInterface.group.groupName",
+	"DescribeInstances network-interface.public-dns-name":         "instances.networkInterface.association.publicDnsName",
+	"DescribeInstances state-reason-code":                         "instances.stateReason.code",
+	"DescribeInstances state-reason-message":                      "instances.stateReason.message",
+	"DescribeDhcpOptions key":                                     "dhcpConfiguration.key",
+	"DescribeDhcpOptions value":                                   "dhcpConfiguration.value.value",
+	"DescribeInstanceTypes ebs-info.ebs-optimized-support":        "ebsInfo.ebsOptimizedSupport",
+	"DescribeInstanceTypes processor-info.supported-architecture": "processorInfo.supportedArchitectures",
+	"DescribeInstanceTypes supported-boot-mode":                   "supportedBootModes",
+	"DescribeInstanceTypes supported-root-device-type":            "supportedRootDeviceTypes",
+	"DescribeInstanceTypes supported-usage-class":                 "supportedUsageClasses",
+	"DescribeInstanceTypes supported-virtualization-type":         "supportedVirtualizationTypes",
+	"DescribeInstances placement-group-name":                      "instances.placement.groupName",
+	"DescribeInstances placement-partition-number":                "instances.placement.partitionNumber",
+	"DescribeLaunchTemplateVersions host-resource-group-arn":      "launchTemplateData.placement.hostResourceGroupArn",
+	"DescribeLaunchTemplateVersions http-protocol-ipv4":           "launchTemplateData.metadataOptions.httpEndpoint",
+	"DescribeLaunchTemplateVersions iam-instance-profile":         "launchTemplateData.iamInstanceProfile.arn",
+	"DescribeLaunchTemplateVersions is-default-version":           "defaultVersion",
+	"DescribeLaunchTemplateVersions license-configuration-arn":    "launchTemplateData.license.licenseConfigurationArn",
+	"DescribeLaunchTemplateVersions ram-disk-id":                  "launchTemplateData.ramDiskId",
+	"DescribeKeyPairs fingerprint":                                "keyFingerprint",
+	"DescribeNetworkAcls association.association-id":              "association.networkAclAssociationId",
+	"DescribeNetworkAcls entry.cidr":                              "entry.cidrBlock",
+	"DescribeNetworkAcls entry.ipv6-cidr":                         "entry.ipv6CidrBlock",
+	"DescribeNetworkInterfaces addresses.association.owner-id":    "privateIpAddresses.association.ipOwnerId",
+	"DescribeNetworkInterfaces private-ip-address":                "privateIpAddresses.privateIpAddress",
+	"DescribeRegions endpoint":                                    "regionEndpoint",
+	"DescribeSecurityGroups description":                          "groupDescription",
+	"DescribeSubnets cidr":                                        "cidrBlock",
+	"DescribeVpcClassicLink is-classic-link-enabled":              "classicLinkEnabled",
+	"DescribeVpcs cidr":                                           "cidrBlock",
+	"DescribeVpcs cidr-block-association.state":                   "cidrBlockAssociation.cidrBlockState.state",
 
 	"DescribeInstances network-interface.addresses.association.allocation-id":  "-",
 	"DescribeInstances network-interface.addresses.association.association-id": "-",
@@ -214,6 +230,8 @@ func (w *world) itemsOf(t *testing.T, a *model.Action, parameters string) []item
 	switch a.Name {
 	case "GetSecurityGroupsForVpc":
 		form += "&VpcId=" + w.defaultVPC(t)
+	case "DescribeLaunchTemplateVersions":
+		form += "&LaunchTemplateName=web"
 	case "DescribeInstanceStatus":
 		form += "&IncludeAllInstances=true"
 	}
@@ -323,4 +341,18 @@ func (w *world) populate(t *testing.T) {
 	call("StopInstances&InstanceId.1=" + elementOf(launched, "instanceId"))
 	w.report(t)
 	call("CreateTags&ResourceId.1=" + eni + "&Tag.1.Key=Name&Tag.1.Value=second")
+	w.populateLaunches(call)
+}
+
+// populateLaunches makes launch templates, placement groups and DHCP options.
+func (w *world) populateLaunches(call func(string) string) {
+	call("CreatePlacementGroup&GroupName=near&Strategy=spread")
+	call("CreatePlacementGroup&GroupName=far&Strategy=partition&TagSpecification.1.ResourceType=placement-group&TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=x")
+	call("RunInstances&ImageId=ami-fba54092&InstanceType=t3.micro&MinCount=1&MaxCount=1&Placement.GroupName=far&Placement.PartitionNumber=2")
+	call("CreateDhcpOptions&DhcpConfiguration.1.Key=domain-name&DhcpConfiguration.1.Value.1=example.com&DhcpConfiguration.2.Key=ntp-servers&DhcpConfiguration.2.Value.1=10.0.0.1&DhcpConfiguration.2.Value.2=10.0.0.2")
+	const data = "&LaunchTemplateName=web&LaunchTemplateData.ImageId=ami-fba54092&LaunchTemplateData.InstanceType=t3.micro&LaunchTemplateData.EbsOptimized=true"
+	call("CreateLaunchTemplate" + data + "&LaunchTemplateData.IamInstanceProfile.Arn=arn:x&TagSpecification.1.ResourceType=launch-template&TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=x")
+	call("CreateLaunchTemplateVersion" + data + "&LaunchTemplateData.MetadataOptions.HttpTokens=required&LaunchTemplateData.MetadataOptions.HttpEndpoint=enabled&LaunchTemplateData.KernelId=aki-1&LaunchTemplateData.RamDiskId=ari-1" +
+		"&LaunchTemplateData.LicenseSpecification.1.LicenseConfigurationArn=arn:y&LaunchTemplateData.NetworkInterface.1.NetworkCardIndex=1&LaunchTemplateData.Placement.HostResourceGroupArn=arn:z")
+	call("CreateLaunchTemplate&LaunchTemplateName=api&LaunchTemplateData.KeyName=key")
 }

@@ -120,7 +120,7 @@ func TestIDsOfAnotherAccountAreUnknown(t *testing.T) {
 			}
 			status, text := m.ask("EVE", form+dry)
 			wantStatus, want := m.ask("EVE", there.Replace(form)+dry)
-			if strings.Contains(text, "<Code>UnknownParameter<") {
+			if strings.Contains(text, "<Code>UnknownParameter<") || strings.Contains(text, "appears more than once") {
 				continue // no id was looked for, and any of several parameters is named
 			}
 			if want = back.Replace(want); status != wantStatus || text != want {
