@@ -23,16 +23,17 @@ import (
 func newClusterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Start a cluster, manage its members, save and restore it",
+		Short: "Start a cluster, manage its members and regions, save and restore it",
 		Example: `  palisade cluster init --config node1.toml      # then: palisade node --config node1.toml
   palisade cluster token --config node1.toml     # for palisade node --join ... --token ...
   palisade cluster status                        # of the lab, or --config FILE
   palisade cluster fence node3                   # it is dead; do not let it come back
-  palisade cluster rotate gossip                 # replace a key under traffic`,
+  palisade cluster rotate gossip                 # replace a key under traffic
+  palisade cluster set --region eu-west-1        # serve another region`,
 		RunE: helpOrUnknown,
 	}
 	cmd.AddCommand(newClusterInit(), newClusterToken(), newClusterStatus(), newClusterFence(), newClusterRemove(), newClusterRotate(),
-		newClusterSnapshot())
+		newClusterRegions(), newClusterSet(), newClusterSnapshot())
 	return cmd
 }
 

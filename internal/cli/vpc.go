@@ -58,7 +58,7 @@ func newVPCList() *cobra.Command {
 
 func newVPCSet() *cobra.Command {
 	var choice nodeChoice
-	var tracking string
+	var tracking, region string
 	cmd := &cobra.Command{
 		Use:   "set VPC --tracking strict|aws",
 		Short: "Choose whether tracked connections of a VPC end with their rule",
@@ -69,7 +69,8 @@ aws     it goes on until it ends or nothing has used it for its timeout, as AWS 
 strict  its next packet is dropped, in either direction, and all packets after that. A rule that
         was revoked, or an interface that left a group, before the change counts too.
 
-VPC is the id of a VPC, or classic for EC2-Classic. The command returns when all nodes enforce the
+VPC is the id of a VPC, or classic for EC2-Classic: that of the region that the cluster began with, or
+of --region. The command returns when all nodes enforce the
 mode. What strict has cut does not come back with aws.`,
 		Example: "  palisade vpc set vpc-0c1d2e3f4a5b6c7d8 --tracking strict",
 		Args:    usageArgs(cobra.ExactArgs(1)),
@@ -80,9 +81,12 @@ mode. What strict has cut does not come back with aws.`,
 			if _, err := ec2.ParseTrackingMode(tracking); err != nil {
 				return usageError{fmt.Errorf("--tracking: %w", err)}
 			}
+			if region != "" && args[0] != control.ClassicName {
+				return usageError{errors.New("--region is for classic: the id of a VPC is unique in all regions")}
+			}
 			var change control.TrackingChange
 			err := choice.ask(cmd.Context(), func(socket string) error {
-				return controlclient.Post(cmd.Context(), socket, "/v1/vpcs/tracking", control.TrackingRequest{VPC: args[0], Tracking: tracking}, &change)
+				return controlclient.Post(cmd.Context(), socket, "/v1/vpcs/tracking", control.TrackingRequest{VPC: args[0], Tracking: tracking, Region: ec2.Region(region)}, &change)
 			})
 			if err != nil {
 				return err
@@ -99,6 +103,7 @@ mode. What strict has cut does not come back with aws.`,
 	}
 	choice.flags(cmd)
 	cmd.Flags().StringVar(&tracking, "tracking", "", "the `MODE`: strict or aws")
+	cmd.Flags().StringVar(&region, "region", "", "the `REGION` of classic (default: the region that the cluster began with)")
 	return cmd
 }
 

@@ -116,7 +116,7 @@ func New(c Config) *Server {
 //	GET /v1/trace    the verdict on an imagined packet, and why (trace.go)
 //	GET /v1/audit    changes, and refused calls (audit.go)
 //	GET /v1/audit/export, /v1/audit/chain   the hash-chained log of changes, and the chain's hashes (audit_export.go)
-//	/v1/cluster…     members, tokens and backups of the cluster (members.go), its keys (rotations.go)
+//	/v1/cluster…     members, tokens and backups of the cluster (members.go), its keys (rotations.go), its regions (regions.go)
 //	/v1/accounts…    accounts and access keys (accounts.go)
 //	GET /v1/vpcs     the networks (vpcs.go); POST /v1/vpcs/tracking sets the mode of one
 //	/v1/cut          connections that an operator may end, or ends (cut.go)
@@ -141,6 +141,8 @@ func (s *Server) Handler() http.Handler {
 		}
 		answer(w, status)
 	})
+	mux.HandleFunc("GET /v1/cluster/regions", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.regions()) })
+	mux.HandleFunc("POST /v1/cluster/regions", post(decision(s, s.setRegions)))
 	mux.HandleFunc("GET /v1/cluster/snapshot", s.backupHandler)
 	mux.HandleFunc("GET /v1/accounts", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.accounts()) })
 	mux.HandleFunc("POST /v1/accounts", post(decision(s, s.createAccounts)))

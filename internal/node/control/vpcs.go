@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,7 +12,7 @@ import (
 	"palisade/ec2/state"
 )
 
-// ClassicName names the EC2-Classic network of this node's region where a VPC can be named.
+// ClassicName names the EC2-Classic network of a region where a VPC can be named.
 const ClassicName = "classic"
 
 // VPCStatus is one network in GET /v1/vpcs: a VPC, or the EC2-Classic network of a region.
@@ -50,8 +51,9 @@ func (s *Server) vpcs() []VPCStatus {
 
 // TrackingRequest is the body of POST /v1/vpcs/tracking.
 type TrackingRequest struct {
-	VPC      string `json:"vpc"`      // the id, or "classic"
-	Tracking string `json:"tracking"` // aws or strict
+	VPC      string     `json:"vpc"`              // the id, or "classic"
+	Tracking string     `json:"tracking"`         // aws or strict
+	Region   ec2.Region `json:"region,omitempty"` // of "classic"; "": the region of the node
 }
 
 // TrackingChange is the answer to a TrackingRequest.
@@ -72,11 +74,15 @@ func (s *Server) setTracking(ctx context.Context, r TrackingRequest) (any, error
 	request := &state.SetTracking{VPC: ec2.VPCID(r.VPC), Mode: mode}
 	switch {
 	case r.VPC == ClassicName:
-		request.VPC, request.Region = "", s.Region
+		request.VPC, request.Region = "", cmp.Or(r.Region, s.Region)
 	case !strings.HasPrefix(r.VPC, "vpc-"):
 		return nil, fmt.Errorf("%q is not a VPC: it must be the id of a VPC, or %s for EC2-Classic; palisade vpc list shows all", ec2.Clip(r.VPC), ClassicName)
 	}
-	by := s.byOperator("SetTracking", map[string]string{"VPC": r.VPC, "Tracking": r.Tracking})
+	parameters := map[string]string{"VPC": r.VPC, "Tracking": r.Tracking}
+	if r.Region != "" {
+		parameters["Region"] = string(r.Region)
+	}
+	by := s.byOperator("SetTracking", parameters)
 	_, index, err := s.Cluster.Apply(ctx, state.Command{Request: request, Audit: by})
 	if err != nil {
 		return nil, err
