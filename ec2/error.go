@@ -50,6 +50,8 @@ var notFound = map[string]struct{ code, text string }{
 	"pg":       {"InvalidPlacementGroup.Unknown", "The Placement Group '%s' is unknown."},
 	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
+
+	"vpc-cidr-assoc": {"InvalidVpcCidrBlockAssociationID.NotFound", "The vpc CIDR block association ID '%s' does not exist"},
 }
 
 // NoSuchResource returns EC2's error for an id that names no resource of the caller. It finds the

@@ -23,7 +23,7 @@ type (
 	GatewayID     string // "igw-…"
 	RouteTableID  string // "rtb-…"
 	AllocationID  string // "eipalloc-…"
-	AssociationID string // "eipassoc-…" or "rtbassoc-…"
+	AssociationID string // "eipassoc-…", "rtbassoc-…" or "vpc-cidr-assoc-…"
 	AttachmentID  string // "eni-attach-…"
 	KeyPairID     string // "key-…"
 

@@ -3,6 +3,7 @@ package ec2
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // A Network is one flat address space: all of EC2-Classic in a region, or one VPC.
@@ -12,6 +13,10 @@ type Network struct {
 	VPC     VPCID        // "" for EC2-Classic
 	Prefix  netip.Prefix // on-link for its instances
 	Gateway netip.Addr
+
+	// Blocks are the further ranges of a VPC, in which it has subnets too.
+	Blocks []netip.Prefix `json:",omitempty"`
+
 	Mode    TrackingMode
 	ModeSet uint64 `json:",omitempty"` // log index of the last change of Mode
 
@@ -23,6 +28,11 @@ type Network struct {
 	// Opened says that the network was made when an account first used its region. It has the
 	// settings of the first EC2-Classic network, and public addresses of that network's pools.
 	Opened bool `json:",omitempty"`
+}
+
+// Contains reports whether an address is a private one of the network.
+func (n *Network) Contains(a netip.Addr) bool {
+	return n.Prefix.Contains(a) || slices.ContainsFunc(n.Blocks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // TrackingMode says what happens to a tracked connection when the rule that admitted it is

@@ -4,8 +4,8 @@ import (
 	"net/netip"
 )
 
-// A RouteTable routes the packets that leave a subnet. Every table also has a local route for the
-// range of the VPC, which Routes does not list.
+// A RouteTable routes the packets that leave a subnet. Every table also has a local route for each
+// block of the VPC, which Routes does not list.
 type RouteTable struct {
 	ID           RouteTableID
 	Account      AccountID

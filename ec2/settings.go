@@ -32,6 +32,8 @@ type Settings struct {
 
 	// VPCsPerRegion is the most VPCs of an account in a region. Default 5.
 	VPCsPerRegion int `json:",omitempty"`
+	// BlocksPerVPC is the most IPv4 CIDR blocks of a VPC, with the primary one. Default 5.
+	BlocksPerVPC int `json:",omitempty"`
 	// SubnetsPerVPC is the most subnets of a VPC. Default 200.
 	SubnetsPerVPC int `json:",omitempty"`
 	// GatewaysPerRegion is the most internet gateways of an account in a region. Default 5.
@@ -94,6 +96,7 @@ func DefaultSettings() Settings {
 		TerminatedFor:      time.Hour,
 
 		VPCsPerRegion:      5,
+		BlocksPerVPC:       5,
 		SubnetsPerVPC:      200,
 		GatewaysPerRegion:  5,
 		RouteTablesPerVPC:  200,
@@ -125,6 +128,7 @@ func Preset(name string) (Settings, bool) {
 	switch name {
 	case "today", "classic-2012":
 	case "vpc-2012": // Amazon VPC User Guide (2012), "Appendix B: Limits"
+		s.BlocksPerVPC = 1
 		s.SubnetsPerVPC = 20
 		s.RouteTablesPerVPC = 10
 		s.RoutesPerTable = 20
@@ -145,6 +149,7 @@ func (s Settings) WithDefaults() Settings {
 	s.Quarantine = cmp.Or(s.Quarantine, d.Quarantine)
 	s.TerminatedFor = cmp.Or(s.TerminatedFor, d.TerminatedFor)
 	s.VPCsPerRegion = cmp.Or(s.VPCsPerRegion, d.VPCsPerRegion)
+	s.BlocksPerVPC = cmp.Or(s.BlocksPerVPC, d.BlocksPerVPC)
 	s.SubnetsPerVPC = cmp.Or(s.SubnetsPerVPC, d.SubnetsPerVPC)
 	s.GatewaysPerRegion = cmp.Or(s.GatewaysPerRegion, d.GatewaysPerRegion)
 	s.RouteTablesPerVPC = cmp.Or(s.RouteTablesPerVPC, d.RouteTablesPerVPC)

@@ -7,16 +7,16 @@ import (
 
 func TestPresetsHaveVPCLimitsOfTheirTime(t *testing.T) {
 	for _, c := range []struct {
-		name                    string
-		subnets, tables, routes int
+		name                            string
+		blocks, subnets, tables, routes int
 	}{
-		{"today", 200, 200, 50},
-		{"vpc-2012", 20, 10, 20},
-		{"classic-2012", 200, 200, 50}, // its guide names no limits of VPCs
+		{"today", 5, 200, 200, 50},
+		{"vpc-2012", 1, 20, 10, 20},
+		{"classic-2012", 5, 200, 200, 50}, // its guide names no limits of VPCs
 	} {
 		s, ok := Preset(c.name)
-		if !ok || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
-			t.Errorf("preset %s is %+v, want %d subnets, %d route tables, %d routes, and 5 VPCs, gateways and addresses", c.name, s, c.subnets, c.tables, c.routes)
+		if !ok || s.BlocksPerVPC != c.blocks || s.SubnetsPerVPC != c.subnets || s.RouteTablesPerVPC != c.tables || s.RoutesPerTable != c.routes || s.VPCsPerRegion != 5 || s.GatewaysPerRegion != 5 || s.AddressesPerRegion != 5 {
+			t.Errorf("preset %s is %+v, want %d blocks, %d subnets, %d route tables, %d routes, and 5 VPCs, gateways and addresses", c.name, s, c.blocks, c.subnets, c.tables, c.routes)
 		}
 	}
 	if s, ok := Preset("tomorrow"); ok {

@@ -99,7 +99,7 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	owner := f.forwarder(a.Network)
 	switch {
 	case owner != nil && a.subnet.contains(owner.Address):
-	case !a.Network.Prefix.Contains(dst):
+	case !a.Network.Contains(dst):
 		return f.routeToInternet(a)
 	default:
 		if owner = f.dst; owner == nil {
@@ -234,7 +234,7 @@ func (f *frame) notReady() verdict.Verdict { v, _ := f.ready(nil); return v }
 // receiver's subnet has no route back.
 func (f *frame) deliverFromInternet(n *Network, to *Endpoint) (*Port, verdict.Verdict) {
 	failpoint.Reach()
-	if n == nil || n.Prefix.Contains(f.pkt.Flow.Src) {
+	if n == nil || n.Contains(f.pkt.Flow.Src) {
 		return f.in, f.badSource()
 	}
 	if v, ok := f.checkRoute(n.SubnetOf(f.pkt.Flow.Dst), to, f.pkt.Flow.Src); !ok {

@@ -35,8 +35,9 @@ type Snapshot struct {
 // into Subnets.
 type Network struct {
 	VNI     VNI
-	Prefix  netip.Prefix // all private addresses of the network
-	Gateway netip.Addr   // zero: each Subnet has its own
+	Prefix  netip.Prefix   // private addresses of the network
+	Blocks  []netip.Prefix // further private addresses of it
+	Gateway netip.Addr     // zero: each Subnet has its own
 	Subnets []Subnet
 	MTU     int  // of the devices of its interfaces, unless their Attachments say otherwise
 	Strict  bool // revoked rules cut tracked connections too

@@ -12,7 +12,7 @@ import (
 type Subnet struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
-	// Routes lead to addresses outside of the Network's Prefix. The longest prefix decides. A
+	// Routes lead to addresses outside of the Network. The longest prefix decides. A
 	// packet without a route is dropped.
 	Routes []Route
 	// DropsIn and DropsOut say that the network ACL of the Subnet denies every packet that enters it,
@@ -56,6 +56,20 @@ func (n *Network) setSubnets() {
 		}
 		n.subnets.Insert(s.Prefix, &s)
 	}
+}
+
+// Contains reports whether an address is a private one of the network, leased or not.
+func (n *Network) Contains(a netip.Addr) bool {
+	return n.Prefix.Contains(a) || len(n.Blocks) > 0 && n.inBlock(a)
+}
+
+func (n *Network) inBlock(a netip.Addr) bool {
+	for _, p := range n.Blocks {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // SubnetOf returns the Subnet that an address is in. For an address in none, which no interface

@@ -25,6 +25,8 @@ var descriptions = map[string]description{
 	"CreateSecurityGroup":                        {"Creates a group in the given VPC, or in the default VPC or EC2-Classic.", ""},
 	"CreateSubnet":                               {"Creates a subnet of a VPC in an availability zone.", "Without a zone it is in the first zone by name."},
 	"CreateTags":                                 {"Adds tags to resources, all or none.", ""},
+	"AssociateVpcCidrBlock":                      {"Adds an IPv4 block to a VPC; every route table gets a local route for it.", "Blocks from IPAM, and IPv6 blocks, are not served. The block is associated at once."},
+	"DisassociateVpcCidrBlock":                   {"Takes a further IPv4 block from a VPC.", "The block is gone at once."},
 	"CreateVpc":                                  {"Creates a VPC with its default group, its network ACL and its main route table.", "One IPv4 block, default tenancy. It is available at once."},
 	"DeleteInternetGateway":                      {"Deletes a detached internet gateway.", ""},
 	"DeleteKeyPair":                              {"Deletes a key pair; instances that were launched with it keep it.", ""},

@@ -69,7 +69,9 @@ const localGateway ec2.GatewayID = "local"
 func (c *call) newRouteTableItem(t *ec2.RouteTable) routeTableItem {
 	item := routeTableItem{ID: t.ID, VPC: t.VPC, Owner: t.Account, Tags: c.tags(string(t.ID))}
 	if vpc, ok := c.view.VPC(t.VPC); ok {
-		item.Routes = append(item.Routes, routeItem{vpc.CIDR.String(), localGateway, "active", "CreateRouteTable"})
+		for _, b := range vpc.Blocks() {
+			item.Routes = append(item.Routes, routeItem{b.CIDR.String(), localGateway, "active", "CreateRouteTable"})
+		}
 	}
 	for _, r := range t.Routes {
 		state := "blackhole"

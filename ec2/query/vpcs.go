@@ -10,9 +10,13 @@ import (
 
 // vpcActions manage VPCs.
 var vpcActions = map[string]handler{
-	"CreateVpc":            action(createVPC),
-	"CreateDefaultVpc":     action(createDefaultVPC),
-	"DeleteVpc":            action(deleteVPC),
+	"CreateVpc":        action(createVPC),
+	"CreateDefaultVpc": action(createDefaultVPC),
+	"DeleteVpc":        action(deleteVPC),
+
+	"AssociateVpcCidrBlock":    action(associateVPCBlock),
+	"DisassociateVpcCidrBlock": action(disassociateVPCBlock),
+
 	"DescribeVpcs":         action(describeVPCs),
 	"DescribeVpcAttribute": action(describeVPCAttribute),
 	"ModifyVpcAttribute":   action(modifyVPCAttribute),
@@ -41,11 +45,11 @@ type vpcItem struct {
 	Tags        []tag         `wire:"tagSet"`
 }
 
-// A vpcBlock is a CIDR block of a VPC. Each VPC has exactly one.
+// A vpcBlock is a CIDR block of a VPC.
 type vpcBlock struct {
-	Association string     `wire:"associationId"`
-	CIDR        string     `wire:"cidrBlock"`
-	State       blockState `wire:"cidrBlockState"`
+	Association ec2.AssociationID `wire:"associationId"`
+	CIDR        string            `wire:"cidrBlock"`
+	State       blockState        `wire:"cidrBlockState"`
 }
 
 type blockState struct {
@@ -53,12 +57,16 @@ type blockState struct {
 }
 
 func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
+	var blocks []vpcBlock
+	for _, b := range v.Blocks() {
+		blocks = append(blocks, vpcBlock{b.Association, b.CIDR.String(), blockState{"associated"}})
+	}
 	return vpcItem{
 		ID:          v.ID,
 		Owner:       v.Account,
 		State:       "available",
 		CIDR:        v.CIDR.String(),
-		Blocks:      []vpcBlock{{derivedID("vpc-cidr-assoc", string(v.ID)), v.CIDR.String(), blockState{"associated"}}},
+		Blocks:      blocks,
 		DHCPOptions: string(dhcpOptionsOf(v)),
 		Tenancy:     "default",
 		Default:     v.Default,
@@ -142,15 +150,19 @@ var vpcListing = listing[vpcItem]{
 		"state":           func(v vpcItem) []string { return nonEmpty(v.State) },
 		"vpc-id":          func(v vpcItem) []string { return nonEmpty(v.ID) },
 
-		"cidr-block-association.association-id": func(v vpcItem) []string { return nonEmpty(v.Blocks[0].Association) },
-		"cidr-block-association.cidr-block":     func(v vpcItem) []string { return nonEmpty(v.Blocks[0].CIDR) },
-		"cidr-block-association.state":          func(v vpcItem) []string { return nonEmpty(v.Blocks[0].State.State) },
+		"cidr-block-association.association-id": vpcBlocks(func(b vpcBlock) []string { return nonEmpty(b.Association) }),
+		"cidr-block-association.cidr-block":     vpcBlocks(func(b vpcBlock) []string { return nonEmpty(b.CIDR) }),
+		"cidr-block-association.state":          vpcBlocks(func(b vpcBlock) []string { return nonEmpty(b.State.State) }),
 
 		"ipv6-cidr-block-association.association-id":  never[vpcItem],
 		"ipv6-cidr-block-association.ipv6-cidr-block": never[vpcItem],
 		"ipv6-cidr-block-association.ipv6-pool":       never[vpcItem],
 		"ipv6-cidr-block-association.state":           never[vpcItem],
 	},
+}
+
+func vpcBlocks(values func(vpcBlock) []string) func(vpcItem) []string {
+	return eachOf(func(v vpcItem) []vpcBlock { return v.Blocks }, values)
 }
 
 func describeVPCs(c *call, r *describeVPCsRequest) (*describeVPCsAnswer, error) {

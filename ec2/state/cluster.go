@@ -41,6 +41,9 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	}
 	t.meta.Seed = r.Seed
 	t.meta.Settings = r.Settings.WithDefaults()
+	// A limit that an earlier release did not have is stored only if it is set, so that the log of
+	// that release gives the same State as its snapshot. The method limits knows the default.
+	t.meta.Settings.BlocksPerVPC = r.Settings.BlocksPerVPC
 	return Result{}, nil
 }
 

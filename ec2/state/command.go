@@ -43,6 +43,7 @@ type Result struct {
 	Node      *ec2.Node
 
 	VPC         *ec2.VPC
+	Block       ec2.VPCBlock // that VPC got or lost
 	Subnet      *ec2.Subnet
 	Gateway     *ec2.InternetGateway
 	RouteTable  *ec2.RouteTable

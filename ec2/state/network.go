@@ -21,6 +21,9 @@ func (r *PutNetwork) apply(t *tx) (Result, error) {
 	if n.VPC != "" {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "the network of %s is made with the VPC", ec2.Clip(string(n.VPC)))
 	}
+	if len(n.Blocks) > 0 {
+		return Result{}, ec2.Errorf("InvalidParameterValue", "network %d: only the network of a VPC has further blocks", n.VNI)
+	}
 	if n.VNI == 0 || n.VNI >= 1<<24 || n.Region == "" {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "a network needs a region and a VNI of 24 bits, not %q and %d", n.Region, n.VNI)
 	}

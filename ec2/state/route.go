@@ -100,7 +100,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 	if err := t.checkRoute(rt, r.Destination); err != nil {
 		return Result{}, err
 	}
-	if slices.ContainsFunc(rt.Routes, hasDestination(r.Destination)) || r.Destination == t.localTo(rt) {
+	if slices.ContainsFunc(rt.Routes, hasDestination(r.Destination)) || t.isLocal(rt, r.Destination) {
 		return Result{}, ec2.Errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.Destination)
 	}
 	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
@@ -160,7 +160,7 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 	if err := t.checkRoute(rt, r.Destination); err != nil {
 		return Result{}, err
 	}
-	if r.Destination == t.localTo(rt) {
+	if t.isLocal(rt, r.Destination) {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", r.Destination, rt.ID)
 	}
 	at := slices.IndexFunc(rt.Routes, hasDestination(r.Destination))
@@ -187,8 +187,7 @@ func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.Ga
 	if id == "" {
 		return ec2.Missing("gatewayId")
 	}
-	local := t.localTo(rt)
-	if local.IsValid() && destination.Bits() >= local.Bits() && local.Contains(destination.Addr()) {
+	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil && vpc.Contains(destination) {
 		return ec2.Errorf("InvalidParameterValue", "The destination CIDR block %s is equal to or more specific than one of this VPC's CIDR blocks. This route can target only an interface or an instance.", destination)
 	}
 	g, err := t.gateway(rt.Account, rt.Region, id)
@@ -201,12 +200,10 @@ func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.Ga
 	return nil
 }
 
-// localTo returns the destination of the local route: the range of the VPC.
-func (t *tx) localTo(rt *ec2.RouteTable) netip.Prefix {
-	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil {
-		return vpc.CIDR
-	}
-	return netip.Prefix{}
+// isLocal reports whether a table has a local route to a destination: a block of the VPC.
+func (t *tx) isLocal(rt *ec2.RouteTable, destination netip.Prefix) bool {
+	vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC))
+	return vpc != nil && slices.ContainsFunc(vpc.Blocks(), func(b ec2.VPCBlock) bool { return b.CIDR == destination })
 }
 
 func hasDestination(destination netip.Prefix) func(ec2.Route) bool {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/go-memdb"
 
@@ -52,6 +53,9 @@ func checkVPCRows(t *memdb.Txn) error {
 		if n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI)); !validRange(v.CIDR) || n == nil || n.VPC != v.ID {
 			return fmt.Errorf("VPC %s has range %s and network %d, which is %+v", v.ID, v.CIDR, v.VNI, n)
 		}
+		if err := checkBlocks(t, v); err != nil {
+			return err
+		}
 		if g := first[ec2.Group](t, tableGroup, indexID, key(v.Group)); g == nil || g.VPC != v.ID {
 			return fmt.Errorf("VPC %s has no default group %s", v.ID, v.Group)
 		}
@@ -62,10 +66,28 @@ func checkVPCRows(t *memdb.Txn) error {
 	return nil
 }
 
+// checkBlocks checks that the blocks of a VPC do not overlap and are those of its network.
+func checkBlocks(t *memdb.Txn, v *ec2.VPC) error {
+	n := first[ec2.Network](t, tableNetwork, indexID, vniKey(v.VNI))
+	blocks := v.Blocks()
+	for i, b := range blocks {
+		if !validRange(b.CIDR) || slices.ContainsFunc(blocks[:i], func(o ec2.VPCBlock) bool { return o.CIDR.Overlaps(b.CIDR) || o.Association == b.Association }) {
+			return fmt.Errorf("VPC %s has the block %s, which is invalid or overlaps with another", v.ID, b.CIDR)
+		}
+		if i > 0 && (len(n.Blocks) != len(v.Secondary) || n.Blocks[i-1] != b.CIDR) {
+			return fmt.Errorf("VPC %s has the block %s, but network %d the blocks %v", v.ID, b.CIDR, n.VNI, n.Blocks)
+		}
+	}
+	if n.Prefix != v.CIDR || len(n.Blocks) != len(v.Secondary) {
+		return fmt.Errorf("VPC %s has the blocks %v, but network %d has %s and %v", v.ID, blocks, n.VNI, n.Prefix, n.Blocks)
+	}
+	return nil
+}
+
 func checkSubnetRows(t *memdb.Txn) error {
 	for s := range rows[ec2.Subnet](t, tableSubnet, indexID, "") {
-		if !validRange(s.CIDR) || first[ec2.VPC](t, tableVPC, indexID, key(s.VPC)) == nil {
-			return fmt.Errorf("subnet %s has the invalid range %s, or its VPC %q does not exist", s.ID, s.CIDR, s.VPC)
+		if vpc := first[ec2.VPC](t, tableVPC, indexID, key(s.VPC)); !validRange(s.CIDR) || vpc == nil || !vpc.Contains(s.CIDR) {
+			return fmt.Errorf("subnet %s has the range %s, which is invalid or in no block of its VPC %q", s.ID, s.CIDR, s.VPC)
 		}
 	}
 	return nil

@@ -49,7 +49,7 @@ func (r *CreateSubnet) apply(t *tx) (Result, error) {
 	if !r.CIDR.IsValid() {
 		return Result{}, ec2.Missing("cidrBlock")
 	}
-	if !validRange(r.CIDR) || r.CIDR.Bits() < vpc.CIDR.Bits() || !vpc.CIDR.Contains(r.CIDR.Addr()) {
+	if !validRange(r.CIDR) || !vpc.Contains(r.CIDR) {
 		return Result{}, ec2.Errorf("InvalidSubnet.Range", "The CIDR '%s' is invalid.", r.CIDR)
 	}
 	zone := r.Zone

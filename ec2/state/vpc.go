@@ -11,7 +11,7 @@ import (
 
 // vpcRequests are the requests for VPCs, subnets, gateways, routes and elastic addresses.
 var vpcRequests = []Request{
-	&CreateVPC{}, &DeleteVPC{}, &ModifyVPC{}, &CreateDefaultVPC{},
+	&CreateVPC{}, &DeleteVPC{}, &ModifyVPC{}, &CreateDefaultVPC{}, &AssociateVPCBlock{}, &DisassociateVPCBlock{},
 	&CreateSubnet{}, &CreateDefaultSubnet{}, &DeleteSubnet{}, &ModifySubnet{},
 	&CreateInternetGateway{}, &DeleteInternetGateway{}, &AttachInternetGateway{}, &DetachInternetGateway{},
 	&CreateRouteTable{}, &DeleteRouteTable{}, &CreateRoute{}, &ReplaceRoute{}, &DeleteRoute{},

@@ -55,7 +55,7 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	block := netip.PrefixFrom(netip.AddrFrom4([4]byte{[]byte{10, 172}[rng.IntN(2)], []byte{0, 31}[rng.IntN(2)], byte(rng.IntN(2) * 128), 0}), 15+rng.IntN(6)).Masked()
 	part := block
 	if x, ok := v.VPC(vpc); ok {
-		four := x.CIDR.Addr().As4()
+		four := x.Blocks()[rng.IntN(1+len(x.Secondary))].CIDR.Addr().As4()
 		four[2] += byte(rng.IntN(8))
 		part = netip.PrefixFrom(netip.AddrFrom4(four), 24+rng.IntN(2))
 	}
@@ -64,7 +64,7 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	if rng.IntN(3) == 0 {
 		tags = map[string]string{[]string{"Name", "aws:Name"}[rng.IntN(2)]: "x", "stage": "test"}
 	}
-	switch rng.IntN(44) {
+	switch rng.IntN(46) {
 	case 0:
 		return &CreateVPC{account, east, block, tags}
 	case 1:
@@ -105,6 +105,12 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		return &AllocateAddress{account, east, tags}
 	case 23:
 		return &ReleaseAddress{account, east, elastic}
+	case 44:
+		return &AssociateVPCBlock{account, east, vpc, []netip.Prefix{block, cidr("10.1.0.0/20"), cidr("100.64.0.0/24")}[rng.IntN(3)]}
+	case 45:
+		return &DisassociateVPCBlock{account, east, pick(rng, slices.Collect(v.VPCsOf(account, east)), func(x *ec2.VPC) ec2.AssociationID {
+			return x.Blocks()[len(x.Secondary)].Association
+		})}
 	case 24:
 		return []Request{&CreateTags{account, east, []string{string(vpc), string(subnet)}, tags}, &DeleteTags{account, east, []string{string(vpc)}, nil}}[rng.IntN(2)]
 	}
@@ -208,7 +214,7 @@ func checkNetworks(t *testing.T, v *View) {
 	t.Helper()
 	numbers := make(map[ec2.VNI]bool)
 	for n := range v.Networks() {
-		if vpc, ok := v.VPC(n.VPC); n.VPC != "" && (!ok || vpc.VNI != n.VNI || vpc.CIDR != n.Prefix) {
+		if vpc, ok := v.VPC(n.VPC); n.VPC != "" && (!ok || vpc.VNI != n.VNI || vpc.CIDR != n.Prefix || len(vpc.Secondary) != len(n.Blocks)) {
 			t.Errorf("network %+v belongs to VPC %+v, want one with the same VNI and range", n, vpc)
 		}
 		numbers[n.VNI] = true
@@ -250,8 +256,8 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 	t.Helper()
 	subnets := slices.Collect(v.SubnetsIn(vpc.ID))
 	for n, s := range subnets {
-		if !vpc.CIDR.Contains(s.CIDR.Addr()) || slices.ContainsFunc(subnets[:n], func(o *ec2.Subnet) bool { return o.CIDR.Overlaps(s.CIDR) }) {
-			t.Errorf("subnet %s is outside of %s, or overlaps with another one", s.CIDR, vpc.CIDR)
+		if !vpc.Contains(s.CIDR) || slices.ContainsFunc(subnets[:n], func(o *ec2.Subnet) bool { return o.CIDR.Overlaps(s.CIDR) }) {
+			t.Errorf("subnet %s is outside of %v, or overlaps with another one", s.CIDR, vpc.Blocks())
 		}
 	}
 	mains, associated := 0, make(map[ec2.SubnetID]bool)

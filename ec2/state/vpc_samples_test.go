@@ -19,6 +19,8 @@ func vpcSamples() []Request {
 		&DeleteVPC{albert, east, "vpc-0a1b2c3d"},
 		&ModifyVPC{albert, east, "vpc-0a1b2c3d", new(false), new(true)},
 		&CreateDefaultVPC{albert, east},
+		&AssociateVPCBlock{albert, east, "vpc-0a1b2c3d", netip.MustParsePrefix("10.1.0.0/16")},
+		&DisassociateVPCBlock{albert, east, "vpc-cidr-assoc-0a1b2c3d"},
 		&CreateSubnet{albert, east, "vpc-0a1b2c3d", netip.MustParsePrefix("10.0.1.0/24"), "us-east-1a", tags},
 		&CreateDefaultSubnet{albert, east, "us-east-1a"},
 		&DeleteSubnet{albert, east, "subnet-0a1b2c3d"},

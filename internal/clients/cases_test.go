@@ -40,6 +40,7 @@ var cases = []packetCase{
 	{"route tables of a subnet", []string{"CreateRouteTable", "AssociateRouteTable", "ReplaceRouteTableAssociation", "DisassociateRouteTable", "DeleteRouteTable"}, (*testbed).routeTablesOfASubnet},
 	{"network ACL", []string{"CreateNetworkAclEntry", "ReplaceNetworkAclEntry", "DeleteNetworkAclEntry"}, (*testbed).networkACL},
 	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
+	{"further blocks of a VPC", []string{"AssociateVpcCidrBlock", "DisassociateVpcCidrBlock"}, (*testbed).furtherBlocks},
 	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
 	{"default VPC and subnet created again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*testbed).defaultNetwork},
 	{"launch template", []string{"CreateLaunchTemplate", "CreateLaunchTemplateVersion", "ModifyLaunchTemplate", "DeleteLaunchTemplateVersions", "DeleteLaunchTemplate"}, (*testbed).launchTemplate},

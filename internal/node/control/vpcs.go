@@ -37,7 +37,7 @@ func (s *Server) vpcs() []VPCStatus {
 		}
 	}
 	for n := range view.Networks() {
-		status := VPCStatus{VPC: ClassicName, Region: n.Region, CIDR: n.Prefix.String(), Tracking: n.Mode.String(), Interfaces: count[n.VNI]}
+		status := VPCStatus{VPC: ClassicName, Region: n.Region, CIDR: blocksOf(n), Tracking: n.Mode.String(), Interfaces: count[n.VNI]}
 		if vpc, ok := view.VPC(n.VPC); ok {
 			status.VPC, status.Account = string(vpc.ID), vpc.Account
 			if a, ok := view.Account(vpc.Account); ok {
@@ -47,6 +47,15 @@ func (s *Server) vpcs() []VPCStatus {
 		all = append(all, status)
 	}
 	return all
+}
+
+// blocksOf returns the ranges of a network, separated by commas.
+func blocksOf(n *ec2.Network) string {
+	text := n.Prefix.String()
+	for _, b := range n.Blocks {
+		text += "," + b.String()
+	}
+	return text
 }
 
 // TrackingRequest is the body of POST /v1/vpcs/tracking.

@@ -66,7 +66,7 @@ func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Ne
 
 func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	network := vswitch.Network{
-		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict, Reset: n.ModeSet,
+		VNI: vswitch.VNI(n.VNI), Prefix: n.Prefix, Blocks: n.Blocks, Gateway: n.Gateway, MTU: p.mtu, Strict: n.Mode == ec2.TrackStrict, Reset: n.ModeSet,
 	}
 	vpc, ok := p.view.VPC(n.VPC)
 	if !ok {

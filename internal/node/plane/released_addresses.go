@@ -77,7 +77,7 @@ func (p *Plane) forgetFormer() error {
 // unleased reports whether an address belongs to the cluster and to no lease. A release that stored
 // no owners ran before: whether the owner is still the same is not known.
 func (p *Plane) unleased(owners map[owned]uint64, vni ec2.VNI, a netip.Addr) bool {
-	if n, ok := p.view.Network(vni); ok && n.Prefix.Contains(a) {
+	if n, ok := p.view.Network(vni); ok && n.Contains(a) {
 		return owners[owned{vni, a}] == nobody
 	}
 	for n := range p.view.Networks() {
