@@ -105,12 +105,6 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		return &AllocateAddress{account, east, tags}
 	case 23:
 		return &ReleaseAddress{account, east, elastic}
-	case 44:
-		return &AssociateVPCBlock{account, east, vpc, []netip.Prefix{block, cidr("10.1.0.0/20"), cidr("100.64.0.0/24")}[rng.IntN(3)]}
-	case 45:
-		return &DisassociateVPCBlock{account, east, pick(rng, slices.Collect(v.VPCsOf(account, east)), func(x *ec2.VPC) ec2.AssociationID {
-			return x.Blocks()[len(x.Secondary)].Association
-		})}
 	case 24:
 		return []Request{&CreateTags{account, east, []string{string(vpc), string(subnet)}, tags}, &DeleteTags{account, east, []string{string(vpc)}, nil}}[rng.IntN(2)]
 	}
@@ -121,7 +115,17 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		&Sweep{},
 		&PutNode{ec2.Node{ID: "node2", Zone: []string{"us-east-1a", "us-east-1b", "us-east-1c"}[rng.IntN(3)]}},
 		&CreateDefaultSubnet{account, east, "us-east-1b"},
-	}[rng.IntN(3)]
+		randomBlockRequest(rng, v, account, vpc, block),
+	}[rng.IntN(4)]
+}
+
+// randomBlockRequest returns a request to add a block to a VPC, or to remove its last one.
+func randomBlockRequest(rng *rand.Rand, v *View, account ec2.AccountID, vpc ec2.VPCID, block netip.Prefix) Request {
+	x, ok := v.VPC(vpc)
+	if !ok || rng.IntN(3) > 0 {
+		return &AssociateVPCBlock{account, east, vpc, []netip.Prefix{block, cidr("10.1.0.0/20"), cidr("100.64.0.0/24")}[rng.IntN(3)]}
+	}
+	return &DisassociateVPCBlock{account, east, x.Blocks()[len(x.Secondary)].Association}
 }
 
 // randomInterfaceRequest returns a request for an instance, an interface or an elastic address, or
