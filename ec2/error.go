@@ -37,6 +37,7 @@ var notFound = map[string]struct{ code, text string }{
 	"sgr":      {"InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '%s' does not exist"},
 	"i":        {"InvalidInstanceID.NotFound", "The instance ID '%s' does not exist"},
 	"eni":      {"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist"},
+	"vol":      {"InvalidVolume.NotFound", "The volume '%s' does not exist."},
 	"vpc":      {"InvalidVpcID.NotFound", "The vpc ID '%s' does not exist"},
 	"acl":      {"InvalidNetworkAclID.NotFound", "The networkAcl ID '%s' does not exist"},
 	"subnet":   {"InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist"},

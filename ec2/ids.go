@@ -30,6 +30,7 @@ type (
 	LaunchTemplateID string // "lt-…"
 	PlacementGroupID string // "pg-…"
 	DHCPOptionsID    string // "dopt-…"
+	VolumeID         string // "vol-…"
 )
 
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.
@@ -80,6 +81,16 @@ var interfaceID = regexp.MustCompile(`^eni-[0-9a-f]{1,17}$`)
 func CheckInterfaceID(id InterfaceID) error {
 	if !interfaceID.MatchString(string(id)) {
 		return Errorf("InvalidNetworkInterfaceId.Malformed", `Invalid id: "%s" (expecting "eni-...")`, Clip(string(id)))
+	}
+	return nil
+}
+
+var volumeID = regexp.MustCompile(`^vol-[0-9a-f]{1,17}$`)
+
+// CheckVolumeID returns EC2's error for text that does not have the form of a volume id.
+func CheckVolumeID(id VolumeID) error {
+	if !volumeID.MatchString(string(id)) {
+		return Errorf("InvalidParameterValue", "Value (%s) for parameter volume is invalid. Expected: 'vol-...'.", Clip(string(id)))
 	}
 	return nil
 }

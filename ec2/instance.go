@@ -68,8 +68,9 @@ type Instance struct {
 
 	Metadata *MetadataOptions `json:",omitempty"` // nil: the launch named none
 
-	Monitored bool            `json:",omitempty"` // detailed monitoring is on
-	Options   InstanceOptions `json:",omitzero"`
+	Monitored  bool            `json:",omitempty"` // detailed monitoring is on
+	Options    InstanceOptions `json:",omitzero"`
+	RootDevice string          `json:",omitempty"` // "/dev/sda1"; "": its image has no EBS root. Its volumes name it in Volume.Attachments
 
 	// VPC and Subnet are empty in EC2-Classic.
 

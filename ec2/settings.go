@@ -68,6 +68,9 @@ type Settings struct {
 	// InterfacesPerInstance is the most interfaces of an instance, whatever its type.
 	// Default 8. Each takes a TAP device of the node.
 	InterfacesPerInstance int `json:",omitempty"`
+	// VolumesPerRegion is the most volumes of an account in a region. Default 10,000: two for each
+	// instance.
+	VolumesPerRegion int `json:",omitempty"`
 	// AddressesPerInterface is the most private addresses of an interface. Default 30. With
 	// more, one interface can use up its subnet.
 	AddressesPerInterface int `json:",omitempty"`
@@ -117,6 +120,7 @@ func DefaultSettings() Settings {
 		TemplateVersionsPerRegion: 5000,
 		PlacementGroupsPerRegion:  500,
 		DHCPOptionsPerRegion:      100,
+		VolumesPerRegion:          10_000,
 	}
 }
 
@@ -162,6 +166,7 @@ func (s Settings) WithDefaults() Settings {
 	s.AuditRecords = cmp.Or(s.AuditRecords, d.AuditRecords)
 	s.InterfacesPerRegion = cmp.Or(s.InterfacesPerRegion, d.InterfacesPerRegion)
 	s.InterfacesPerInstance = cmp.Or(s.InterfacesPerInstance, d.InterfacesPerInstance)
+	s.VolumesPerRegion = cmp.Or(s.VolumesPerRegion, d.VolumesPerRegion)
 	s.AddressesPerInterface = cmp.Or(s.AddressesPerInterface, d.AddressesPerInterface)
 	s.TemplatesPerRegion = cmp.Or(s.TemplatesPerRegion, d.TemplatesPerRegion)
 	s.TemplateVersionsPerRegion = cmp.Or(s.TemplateVersionsPerRegion, d.TemplateVersionsPerRegion)

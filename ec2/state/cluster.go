@@ -44,6 +44,7 @@ func (r *Bootstrap) apply(t *tx) (Result, error) {
 	// A limit that an earlier release did not have is stored only if it is set, so that the log of
 	// that release gives the same State as its snapshot. The method limits knows the default.
 	t.meta.Settings.BlocksPerVPC = r.Settings.BlocksPerVPC
+	t.meta.Settings.VolumesPerRegion = r.Settings.VolumesPerRegion
 	return Result{}, nil
 }
 

@@ -211,6 +211,9 @@ func (t *tx) drain(i *ec2.Instance) {
 // In EC2-Classic the lease of the instance ends. In a VPC its interfaces become Idle; if the
 // instance is terminated, they are deleted or detached.
 func (t *tx) disconnect(i *ec2.Instance) {
+	if i.State == ec2.Terminated {
+		t.releaseVolumes(i.ID)
+	}
 	if i.VPC == "" {
 		if lease := first[ec2.Interface](t.Txn, tableInterface, indexID, key(i.Interface)); lease != nil {
 			t.release(lease)

@@ -21,6 +21,8 @@ type ModifyInstance struct {
 	TerminationProtected *bool `json:",omitempty"`
 	StopProtected        *bool `json:",omitempty"`
 	TerminateOnShutdown  *bool `json:",omitempty"`
+
+	Volumes []VolumeRetention `json:",omitempty"`
 }
 
 func (r *ModifyInstance) apply(t *tx) (Result, error) {
@@ -53,6 +55,9 @@ func (r *ModifyInstance) apply(t *tx) (Result, error) {
 		if x.to != nil {
 			*x.of = *x.to
 		}
+	}
+	if err := t.retain(i.ID, r.Volumes); err != nil {
+		return Result{}, err
 	}
 	t.put(tableInstance, &i)
 	return Result{Instances: []Change[ec2.Instance]{{Before: was, After: &i}}}, nil

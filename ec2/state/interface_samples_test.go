@@ -21,7 +21,7 @@ func interfaceSamples() []Request {
 		&RegisterInterface{albert, east, "node1", ec2.ExternalDevice{Namespace: "vm7", Device: "eth0"}, eni, sampleSpec(), new(true), map[string]string{"Name": "vm7"}},
 		&UnregisterInterface{albert, east, eni, true},
 		&RebootInstances{albert, east, []ec2.InstanceID{i}},
-		&ModifyInstance{albert, east, i, []ec2.GroupID{"sg-0a1b2c3d"}, new(true), new("m1.large"), new([]byte("#!/bin/sh")), new(true), new(true), new(true)},
+		&ModifyInstance{albert, east, i, []ec2.GroupID{"sg-0a1b2c3d"}, new(true), new("m1.large"), new([]byte("#!/bin/sh")), new(true), new(true), new(true), nil},
 	}
 }
 

@@ -33,9 +33,12 @@ type RunInstances struct {
 	TerminateOnShutdown  bool                 `json:",omitempty"`
 	Metadata             *ec2.MetadataOptions `json:",omitempty"`
 
-	Monitored bool                 `json:",omitempty"`
-	Options   ec2.InstanceOptions  `json:",omitzero"`
-	Template  *ec2.TemplateVersion `json:",omitempty"` // what the other fields were read from; nil: no template
+	Monitored  bool                 `json:",omitempty"`
+	Options    ec2.InstanceOptions  `json:",omitzero"`
+	Template   *ec2.TemplateVersion `json:",omitempty"` // what the other fields were read from; nil: no template
+	RootDevice string               `json:",omitempty"` // the device of Volumes that the instances boot from; "": none
+	Volumes    []LaunchVolume       `json:",omitempty"`
+	VolumeTags map[string]string    `json:",omitempty"`
 
 	// The fields below are for a VPC. Subnet to SecondaryCount describe the primary interface;
 	// Interfaces describes all interfaces instead.
@@ -141,6 +144,9 @@ func (r *RunInstances) launchClassic(t *tx, shape string) (Result, error) {
 			break
 		}
 		t.put(tableInstance, i)
+		if err := r.addVolumes(t, i); err != nil {
+			return Result{}, err
+		}
 		if err := r.tagInstance(t, i, system); err != nil {
 			return Result{}, err
 		}
@@ -170,6 +176,7 @@ func (r *RunInstances) newInstance(t *tx, id ec2.InstanceID, shape string) *ec2.
 		Metadata:             r.Metadata,
 		Monitored:            r.Monitored,
 		Options:              r.Options,
+		RootDevice:           r.RootDevice,
 	}
 }
 
@@ -196,6 +203,9 @@ func (r *RunInstances) check() error {
 		if err := checkMetadata(m); err != nil {
 			return err
 		}
+	}
+	if err := r.checkVolumes(); err != nil {
+		return err
 	}
 	if !ec2.Printable(r.Type, 64) {
 		return ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for InstanceType.", ec2.Clip(r.Type))
@@ -264,7 +274,7 @@ func (t *tx) launchCount(r *RunInstances) (int, error) {
 	if r.MinCount > free {
 		return 0, ec2.Errorf("InstanceLimitExceeded", "You have requested more instances (%d) than your current instance limit of %d allows.", r.MinCount, t.meta.Settings.InstancesPerRegion)
 	}
-	return min(r.MaxCount, free), nil
+	return t.limitByVolumes(r, min(r.MaxCount, free))
 }
 
 // A spread places instances on the members with the fewest interfaces, and among equals on the

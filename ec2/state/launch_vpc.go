@@ -67,6 +67,9 @@ func (r *RunInstances) launchVPC(t *tx, shape string) (Result, error) {
 			}
 		}
 		t.put(tableInstance, i)
+		if err := r.addVolumes(t, i); err != nil {
+			return Result{}, err
+		}
 		if err := r.tagInstance(t, i, system); err != nil {
 			return Result{}, err
 		}

@@ -44,6 +44,8 @@ func ownerOf(row any) owner {
 		return owner{x.Account, x.Region}
 	case *ec2.Interface:
 		return owner{x.Account, x.Region}
+	case *ec2.Volume:
+		return owner{x.Account, x.Region}
 	}
 	panic(fmt.Sprintf("state: a %T has no owner", row))
 }
@@ -58,6 +60,7 @@ var (
 	ofRouteTable = resource{tableRoutes, "routeTableId", "rtb"}
 	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
 	ofDHCP       = resource{tableDHCP, "dhcpOptionsId", "dopt"}
+	ofVolume     = resource{tableVolume, "volumeId", "vol"}
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
 )
 

@@ -32,6 +32,7 @@ const (
 	tableElastic   = "elastic"
 	tableTag       = "tag"
 	tableACL       = "acl"
+	tableVolume    = "volume"
 	tableAudit     = "audit"
 	tableSignature = "signature"
 
@@ -56,7 +57,7 @@ const (
 	indexNode   = "node"   // of an interface: its node
 	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC
 	indexSubnet = "subnet" // of an interface: its subnet
-	indexHolder = "holder" // of an interface: the instance it is attached to
+	indexHolder = "holder" // of an interface or a volume: the instances it is attached to
 	indexLength = "length" // of an audit ring: number of records, the most first
 )
 
@@ -113,6 +114,9 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexVPC, func(x *ec2.RouteTable) []string { return []string{key(x.VPC)} })),
 	tableElastic: table(tableElastic, func(x *ec2.ElasticAddress) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.ElasticAddress) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tableVolume: table(tableVolume, func(x *ec2.Volume) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.Volume) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexHolder, holdersOf)),
 	tableAudit: table(tableAudit, func(r *ec2.AuditRecord) string { return auditKey(r.Number) },
 		many(indexOwner, auditPositionOf)),
 	tableAuditRing: table(tableAuditRing, func(r *ec2.AuditRing) string { return key(r.Account) },
@@ -156,6 +160,15 @@ func membershipsOf(i *ec2.Instance) []string {
 		return nil
 	}
 	return keysOf(i.Groups)
+}
+
+// holdersOf returns the keys of the instances that a volume is attached to.
+func holdersOf(v *ec2.Volume) []string {
+	var keys []string
+	for _, a := range v.Attachments {
+		keys = append(keys, key(a.Instance))
+	}
+	return keys
 }
 
 func keysOf[S ~string](ids []S) []string {

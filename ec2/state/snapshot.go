@@ -61,6 +61,7 @@ var snapshotTables = []struct {
 	{tableGateway, func() any { return new(ec2.InternetGateway) }},
 	{tableRoutes, func() any { return new(ec2.RouteTable) }},
 	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
+	{tableVolume, func() any { return new(ec2.Volume) }},
 	{tableTag, func() any { return new(ec2.Tag) }},
 	{tableACL, func() any { return new(ec2.NetworkACL) }},
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
@@ -215,5 +216,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkAddressRows(t), checkLaunchRows(t))
+	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkVolumeRows(t), checkAddressRows(t), checkLaunchRows(t))
 }

@@ -150,6 +150,20 @@ func checkInstanceRows(t *memdb.Txn) error {
 	return nil
 }
 
+func checkVolumeRows(t *memdb.Txn) error {
+	for v := range rows[ec2.Volume](t, tableVolume, indexID, "") {
+		for _, a := range v.Attachments {
+			if i := first[ec2.Instance](t, tableInstance, indexID, key(a.Instance)); i == nil || i.State == ec2.Terminated {
+				return fmt.Errorf("volume %s is attached to instance %s, which does not exist or is terminated", v.ID, a.Instance)
+			}
+		}
+		if _, ok := diskTypes[v.Type]; !ok || v.Size < 1 || len(v.Attachments) > 1 && !v.MultiAttach {
+			return fmt.Errorf("volume %s has %d GiB of type %q and %d attachments, which no volume has", v.ID, v.Size, v.Type, len(v.Attachments))
+		}
+	}
+	return nil
+}
+
 func checkAddressRows(t *memdb.Txn) error {
 	for a := range rows[address](t, tableAddress, indexID, "") {
 		if a.Interface != "" && first[ec2.Interface](t, tableInterface, indexID, key(a.Interface)) == nil {
