@@ -29,7 +29,8 @@ type Image struct {
 	Root         Disk
 	Ephemeral    []string // device names that the image maps to instance store volumes
 	BootMode     string
-	IMDS         string // "v2.0" if the image asks for version 2 of the metadata service
+	IMDS         string   // "v2.0" if the image asks for version 2 of the metadata service
+	Parameters   []string // names of the parameters whose value it is
 }
 
 // A Disk is the root volume that an image describes.
@@ -84,6 +85,10 @@ func build(region string) *regional {
 		r.byID[i.ID] = n
 	}
 	slices.SortFunc(r.parameters, func(a, b Parameter) int { return cmp.Compare(a.Name, b.Name) })
+	for _, p := range r.parameters {
+		i := &r.images[r.byID[p.Value]]
+		i.Parameters = append(i.Parameters, p.Name)
+	}
 	return r
 }
 

@@ -17,7 +17,7 @@ import (
 var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
-	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions,
+	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions, volumeActions,
 	accountSettingActions, instanceConsoleActions, classicLinkActions,
 	instanceOptionActions, placementActions, templateActions, dhcpActions,
 )

@@ -4,6 +4,9 @@ package query
 // AWS.
 type description struct{ does, differs string }
 
+// recordOnly is what all actions of volumes differ in.
+const recordOnly = "A volume is a record: an instance's file system is in memory, whatever its volumes are."
+
 // descriptions has every Action that is served, as TestAPIDocumentMatchesActions checks.
 var descriptions = map[string]description{
 	"AllocateAddress":                            {"Allocates a public address to the account.", "Only in domain vpc; a specific address cannot be requested."},
@@ -62,7 +65,16 @@ var descriptions = map[string]description{
 	"DescribeStaleSecurityGroups":                {"Shows groups with rules that reference a deleted group of a peered VPC: none.", "Always empty."},
 	"DescribeSubnets":                            {"Shows subnets and the number of their free addresses.", ""},
 	"DescribeTags":                               {"Shows tags.", ""},
-	"DescribeVolumes":                            {"Shows volumes: there are none.", "Always empty; an instance's root file system is in memory."},
+	"AttachVolume":                               {"Attaches a volume to an instance in its zone.", recordOnly},
+	"CreateVolume":                               {"Makes a volume.", recordOnly},
+	"DeleteVolume":                               {"Deletes a volume that is attached to nothing.", ""},
+	"DescribeVolumeAttribute":                    {"Shows one attribute of a volume.", ""},
+	"DescribeVolumeStatus":                       {"Shows the status of volumes: each is ok.", ""},
+	"DescribeVolumes":                            {"Shows volumes and their attachments.", recordOnly},
+	"DescribeVolumesModifications":               {"Shows the last change of each volume.", "A change is completed at once."},
+	"DetachVolume":                               {"Detaches a volume.", ""},
+	"ModifyVolume":                               {"Changes the size, type and speed of a volume.", "The change is completed at once, and the next one need not wait."},
+	"ModifyVolumeAttribute":                      {"Changes autoEnableIO of a volume.", "Nothing depends on it."},
 	"DescribeVpcAttribute":                       {"Shows one attribute of a VPC.", ""},
 	"DescribeVpcs":                               {"Shows VPCs.", ""},
 	"DetachInternetGateway":                      {"Detaches an internet gateway from a VPC that has no mapped public addresses.", ""},

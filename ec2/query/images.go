@@ -12,10 +12,9 @@ import (
 	"palisade/ec2/query/wire"
 )
 
-// imageActions show images, and the volumes and IAM profiles that instances do not have.
+// imageActions show images, and the IAM profiles that instances do not have.
 var imageActions = map[string]handler{
 	"DescribeImages":                         action(describeImages),
-	"DescribeVolumes":                        action(describeVolumes),
 	"DescribeIamInstanceProfileAssociations": action(describeProfileAssociations),
 }
 
@@ -79,7 +78,8 @@ type imageEBSItem struct {
 // An image is what DescribeImages knows of an image before it decides whether to show it.
 type image struct {
 	imageItem
-	newest bool // of a published series
+	newest     bool     // of a published series
+	parameters []string // public parameters of SSM that name it
 }
 
 // imageNamed returns the image with a well-formed id: a published one, a Classic one, or one that
@@ -118,7 +118,7 @@ func publishedImage(i catalogue.Image) image {
 	for n, device := range i.Ephemeral {
 		item.BlockDevices = append(item.BlockDevices, imageDeviceItem{Device: device, Virtual: "ephemeral" + strconv.Itoa(n)})
 	}
-	return image{item, i.Newest}
+	return image{item, i.Newest, i.Parameters}
 }
 
 func rootDevice(d catalogue.Disk) imageDeviceItem {
@@ -126,12 +126,12 @@ func rootDevice(d catalogue.Disk) imageDeviceItem {
 }
 
 // imageFilters are the filters of EC2's API Reference, "DescribeImages", and platform-details.
-var imageFilters = func() filterable[imageItem] {
-	of := func(value func(imageItem) string) func(imageItem) []string {
-		return func(i imageItem) []string { return nonEmpty(value(i)) }
+var imageFilters = func() filterable[image] {
+	of := func(value func(image) string) func(image) []string {
+		return func(i image) []string { return nonEmpty(value(i)) }
 	}
-	volumes := func(value func(imageEBSItem) string) func(imageItem) []string {
-		return func(i imageItem) []string {
+	volumes := func(value func(imageEBSItem) string) func(image) []string {
+		return func(i image) []string {
 			return valuesOf(i.BlockDevices, func(d imageDeviceItem) string {
 				if d.EBS == nil {
 					return ""
@@ -140,45 +140,51 @@ var imageFilters = func() filterable[imageItem] {
 			})
 		}
 	}
-	all := filterable[imageItem]{
-		"architecture": of(func(i imageItem) string { return i.Architecture }),
+	all := filterable[image]{
+		"architecture": of(func(i image) string { return i.Architecture }),
 		"block-device-mapping.delete-on-termination": volumes(func(v imageEBSItem) string { return strconv.FormatBool(v.DeleteOnTermination) }),
-		"block-device-mapping.device-name": func(i imageItem) []string {
+		"block-device-mapping.device-name": func(i image) []string {
 			return valuesOf(i.BlockDevices, func(d imageDeviceItem) string { return d.Device })
 		},
 		"block-device-mapping.encrypted":   volumes(func(v imageEBSItem) string { return strconv.FormatBool(v.Encrypted) }),
 		"block-device-mapping.snapshot-id": volumes(func(v imageEBSItem) string { return v.Snapshot }),
 		"block-device-mapping.volume-size": volumes(func(v imageEBSItem) string { return strconv.Itoa(v.Size) }),
 		"block-device-mapping.volume-type": volumes(func(v imageEBSItem) string { return v.Type }),
-		"creation-date": func(i imageItem) []string {
+		"creation-date": func(i image) []string {
 			if i.Created.IsZero() {
 				return nil
 			}
 			return nonEmpty(wire.FormatTime(i.Created))
 		},
-		"description":         of(func(i imageItem) string { return i.Description }),
-		"ena-support":         func(i imageItem) []string { return boolean(i.ENA) },
-		"hypervisor":          of(func(i imageItem) string { return i.Hypervisor }),
-		"image-allowed":       func(imageItem) []string { return boolean(true) },
-		"image-id":            of(func(i imageItem) string { return i.ID }),
-		"image-type":          of(func(i imageItem) string { return i.Type }),
-		"is-public":           func(i imageItem) []string { return boolean(i.Public) },
-		"manifest-location":   of(func(i imageItem) string { return i.Location }),
-		"name":                of(func(i imageItem) string { return i.Name }),
-		"owner-alias":         of(func(i imageItem) string { return i.Alias }),
-		"owner-id":            of(func(i imageItem) string { return i.Owner }),
-		"platform-details":    of(func(i imageItem) string { return i.Platform }),
-		"root-device-name":    of(func(i imageItem) string { return i.RootName }),
-		"root-device-type":    of(func(i imageItem) string { return i.RootType }),
-		"sriov-net-support":   of(func(i imageItem) string { return i.SRIOV }),
-		"state":               of(func(i imageItem) string { return i.State }),
-		"virtualization-type": of(func(i imageItem) string { return i.Virtualization }),
+		"description":               of(func(i image) string { return i.Description }),
+		"ena-support":               func(i image) []string { return boolean(i.ENA) },
+		"hypervisor":                of(func(i image) string { return i.Hypervisor }),
+		"image-allowed":             func(image) []string { return boolean(true) },
+		"image-id":                  of(func(i image) string { return i.ID }),
+		"image-type":                of(func(i image) string { return i.Type }),
+		"is-public":                 func(i image) []string { return boolean(i.Public) },
+		"manifest-location":         of(func(i image) string { return i.Location }),
+		"name":                      of(func(i image) string { return i.Name }),
+		"owner-alias":               of(func(i image) string { return i.Alias }),
+		"owner-id":                  of(func(i image) string { return i.Owner }),
+		"public-ssm-parameter-name": func(i image) []string { return i.parameters },
+		"platform-details":          of(func(i image) string { return i.Platform }),
+		"root-device-name":          of(func(i image) string { return i.RootName }),
+		"root-device-type":          of(func(i image) string { return i.RootType }),
+		"sriov-net-support":         of(func(i image) string { return i.SRIOV }),
+		"state":                     of(func(i image) string { return i.State }),
+		"virtualization-type":       of(func(i image) string { return i.Virtualization }),
 	}
 	for _, name := range []string{
+		"image-watermark.source-image-creation-time", "image-watermark.source-image-id", "image-watermark.source-image-region",
+		"image-watermark.watermark-creation-time", "image-watermark.watermark-key",
+		"scan-result.critical-fix-available-since", "scan-result.finding-scan-date", "scan-result.high-fix-available-since",
+		"scan-result.highest-finding-severity-label", "scan-result.informational-fix-available-since",
+		"scan-result.low-fix-available-since", "scan-result.medium-fix-available-since",
 		"free-tier-eligible", "kernel-id", "platform", "product-code", "product-code.type", "ramdisk-id",
 		"source-image-id", "source-image-region", "source-instance-id", "state-reason-code", "state-reason-message",
 	} {
-		all[name] = never[imageItem]
+		all[name] = never[image]
 	}
 	return all
 }()
@@ -209,10 +215,10 @@ func describeImages(c *call, r *describeImagesRequest) (*describeImagesAnswer, e
 	if err := imageFilters.check(r.Filters); err != nil {
 		return nil, err
 	}
-	tags := taggedBy(c, func(i imageItem) string { return i.ID })
+	tags := taggedBy(c, func(i image) string { return i.ID })
 	var items []imageItem
 	for _, i := range c.images(r) {
-		if r.shows(c, &i) && imageFilters.match(i.imageItem, r.Filters, tags) {
+		if r.shows(c, &i) && imageFilters.match(i, r.Filters, tags) {
 			items = append(items, i.imageItem)
 		}
 	}
@@ -292,38 +298,6 @@ func (r *describeImagesRequest) shows(c *call, i *image) bool {
 	return r.IncludeDeprecated || len(r.IDs) > 0 || slices.ContainsFunc(r.Filters, func(f filter) bool {
 		return (f.Name == "name" || f.Name == "image-id") && (slices.Contains(f.Values, i.Name) || slices.Contains(f.Values, i.ID))
 	})
-}
-
-type describeVolumesRequest struct {
-	IDs []string `wire:"VolumeId"`
-	listed
-}
-
-type describeVolumesAnswer struct {
-	Volumes []tag `wire:"volumeSet"`
-}
-
-var volumeID = regexp.MustCompile(`^vol-[0-9a-f]{1,17}$`)
-
-// describeVolumes shows none: an instance's root file system is in memory.
-func describeVolumes(c *call, r *describeVolumesRequest) (*describeVolumesAnswer, error) {
-	switch {
-	case len(r.IDs) > 0 && !volumeID.MatchString(r.IDs[0]):
-		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter volumes is invalid. Expected: 'vol-...'.", wire.Quote(r.IDs[0]))
-	case len(r.IDs) > 0:
-		return nil, ec2.Errorf("InvalidVolume.NotFound", "The volume '%s' does not exist.", r.IDs[0])
-	}
-	filters := make(filterable[tag])
-	for _, name := range []string{
-		"attachment.attach-time", "attachment.delete-on-termination", "attachment.device", "attachment.instance-id", "attachment.status",
-		"availability-zone", "create-time", "encrypted", "fast-restored", "multi-attach-enabled", "size", "snapshot-id", "status", "volume-id", "volume-type",
-	} {
-		filters[name] = never[tag]
-	}
-	if err := filters.check(r.Filters); err != nil {
-		return nil, err
-	}
-	return &describeVolumesAnswer{}, nil
 }
 
 type describeProfileAssociationsRequest struct {

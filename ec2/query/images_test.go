@@ -36,6 +36,7 @@ func TestImagesAreFoundByOwnerAndName(t *testing.T) {
 		{"137112412989", []types.Filter{filterOf("owner-alias", "amazon"), filterOf("name", "amzn2-ami-hvm-*-x86_64-ebs"), filterOf("block-device-mapping.volume-type", "standard")}, "-ebs"},
 		{"136693071363", []types.Filter{filterOf("name", "debian-12-amd64-*"), filterOf("root-device-name", "/dev/xvda"), filterOf("state", "available")}, "debian-12-amd64-"},
 		{"amazon", []types.Filter{filterOf("manifest-location", "amazon/ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-*"), filterOf("platform-details", "Linux/UNIX"), filterOf("is-public", "true")}, "focal"},
+		{"amazon", []types.Filter{filterOf("public-ssm-parameter-name", amazonLinux)}, "al2023-ami-2023."},
 	} {
 		found := images(t, api, &sdk.DescribeImagesInput{Owners: []string{c.owner}, Filters: c.filters})
 		if len(found) == 0 {
@@ -139,5 +140,40 @@ func TestAnyImageIDHasAnImage(t *testing.T) {
 	classic := images(t, api, &sdk.DescribeImagesInput{ImageIds: []string{"ami-eca54085"}})[0]
 	if classic.RootDeviceType != "instance-store" || classic.RootDeviceName != nil || len(classic.BlockDeviceMappings) != 0 {
 		t.Errorf("the image of 2006 is %+v, want instance store", classic)
+	}
+}
+
+// The message is the one that people quote in reports.
+func TestImageAndTypeHaveTheSameArchitecture(t *testing.T) {
+	w := newVPCWorld(t)
+	api := w.as("dev")
+	newest := func(arch string) *string {
+		return images(t, api, &sdk.DescribeImagesInput{Owners: []string{"amazon"}, Filters: []types.Filter{filterOf("architecture", arch), filterOf("name", "al2023-ami-2023*")}})[0].ImageId
+	}
+	for _, c := range []struct {
+		arch, kind string
+		ok         bool
+	}{
+		{"arm64", "t4g.micro", true},
+		{"arm64", "c6gn.large", true},
+		{"arm64", "a1.medium", true},
+		{"x86_64", "t3.micro", true},
+		{"x86_64", "g5.xlarge", true},
+		{"x86_64", "g4dn.xlarge", true},
+		{"arm64", "t3.micro", false},
+		{"x86_64", "m6gd.large", false},
+	} {
+		in := w.input(func(in *sdk.RunInstancesInput) {
+			in.ImageId, in.InstanceType = newest(c.arch), types.InstanceType(c.kind)
+		})
+		out, err := api.RunInstances(t.Context(), in)
+		if !c.ok {
+			other := map[string]string{"arm64": "x86_64", "x86_64": "arm64"}[c.arch]
+			wantCode(t, c.arch+" on "+c.kind, err, "InvalidParameterValue", "The architecture '"+other+"' of the specified instance type does not match the architecture '"+c.arch+"' of the specified AMI. Specify an instance type and an AMI that have matching architectures, and try again. You can use 'describe-instance-types' or 'describe-images' to discover the architecture of the instance type or AMI.")
+			continue
+		}
+		if i := ok[*sdk.RunInstancesOutput](t)(out, err).Instances[0]; string(i.Architecture) != c.arch || i.RootDeviceType != "ebs" || *i.RootDeviceName != "/dev/xvda" {
+			t.Errorf("%s on %s shows %s and root %s, want the image's", c.arch, c.kind, i.Architecture, *i.RootDeviceName)
+		}
 	}
 }

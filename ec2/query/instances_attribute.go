@@ -24,23 +24,23 @@ type instanceAttributeRequest struct {
 // An instanceAttributeAnswer has the element of one attribute. Attributes that no instance
 // has here are shown as empty elements.
 type instanceAttributeAnswer struct {
-	Instance     ec2.InstanceID `wire:"instanceId"`
-	Type         *textValue     `wire:"instanceType"`
-	Kernel       *textValue     `wire:"kernel"`
-	RAMDisk      *textValue     `wire:"ramdisk"`
-	UserData     *textValue     `wire:"userData"`
-	NoTerminate  *boolValue     `wire:"disableApiTermination"`
-	NoStop       *boolValue     `wire:"disableApiStop"`
-	OnShutdown   *textValue     `wire:"instanceInitiatedShutdownBehavior"`
-	RootDevice   *textValue     `wire:"rootDeviceName"`
-	BlockDevices *[]tag         `wire:"blockDeviceMapping"`
-	ProductCodes *[]tag         `wire:"productCodes"`
-	Checked      *boolValue     `wire:"sourceDestCheck"`
-	Groups       *[]groupName   `wire:"groupSet"`
-	EBS          *boolValue     `wire:"ebsOptimized"`
-	ENA          *boolValue     `wire:"enaSupport"`
-	SRIOV        *textValue     `wire:"sriovNetSupport"`
-	Enclave      *enabledItem   `wire:"enclaveOptions"`
+	Instance     ec2.InstanceID        `wire:"instanceId"`
+	Type         *textValue            `wire:"instanceType"`
+	Kernel       *textValue            `wire:"kernel"`
+	RAMDisk      *textValue            `wire:"ramdisk"`
+	UserData     *textValue            `wire:"userData"`
+	NoTerminate  *boolValue            `wire:"disableApiTermination"`
+	NoStop       *boolValue            `wire:"disableApiStop"`
+	OnShutdown   *textValue            `wire:"instanceInitiatedShutdownBehavior"`
+	RootDevice   *textValue            `wire:"rootDeviceName"`
+	BlockDevices *[]instanceDeviceItem `wire:"blockDeviceMapping"`
+	ProductCodes *[]tag                `wire:"productCodes"`
+	Checked      *boolValue            `wire:"sourceDestCheck"`
+	Groups       *[]groupName          `wire:"groupSet"`
+	EBS          *boolValue            `wire:"ebsOptimized"`
+	ENA          *boolValue            `wire:"enaSupport"`
+	SRIOV        *textValue            `wire:"sriovNetSupport"`
+	Enclave      *enabledItem          `wire:"enclaveOptions"`
 }
 
 func describeInstanceAttribute(c *call, r *instanceAttributeRequest) (*instanceAttributeAnswer, error) {
@@ -77,8 +77,8 @@ var instanceAttributes = map[string]func(*call, *ec2.Instance, *instanceAttribut
 			a.OnShutdown = &textValue{"terminate"}
 		}
 	},
-	"rootDeviceName":     func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.RootDevice = &textValue{} },
-	"blockDeviceMapping": func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.BlockDevices = new([]tag) },
+	"rootDeviceName":     func(_ *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.RootDevice = &textValue{i.RootDevice} },
+	"blockDeviceMapping": func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) { a.BlockDevices = new(c.devices(i)) },
 	"productCodes":       func(_ *call, _ *ec2.Instance, a *instanceAttributeAnswer) { a.ProductCodes = new([]tag) },
 	"sourceDestCheck": func(c *call, i *ec2.Instance, a *instanceAttributeAnswer) {
 		eni, ok := c.view.Interface(i.Interface)
@@ -97,20 +97,20 @@ var instanceAttributes = map[string]func(*call, *ec2.Instance, *instanceAttribut
 
 type modifyInstanceAttributeRequest struct {
 	instanceAttributeRequest
-	Value        *string       `wire:"Value"` // of Attribute
-	Groups       []ec2.GroupID `wire:"GroupId"`
-	Checked      boolParam     `wire:"SourceDestCheck"`
-	Type         textParam     `wire:"InstanceType"`
-	UserData     textParam     `wire:"UserData"`
-	NoTerminate  boolParam     `wire:"DisableApiTermination"`
-	NoStop       boolParam     `wire:"DisableApiStop"`
-	OnShutdown   textParam     `wire:"InstanceInitiatedShutdownBehavior"`
-	EBS          boolParam     `wire:"EbsOptimized"`
-	ENA          boolParam     `wire:"EnaSupport"`
-	Kernel       textParam     `wire:"Kernel"`
-	RAMDisk      textParam     `wire:"Ramdisk"`
-	SRIOV        textParam     `wire:"SriovNetSupport"`
-	BlockDevices []struct{}    `wire:"BlockDeviceMapping"`
+	Value        *string               `wire:"Value"` // of Attribute
+	Groups       []ec2.GroupID         `wire:"GroupId"`
+	Checked      boolParam             `wire:"SourceDestCheck"`
+	Type         textParam             `wire:"InstanceType"`
+	UserData     textParam             `wire:"UserData"`
+	NoTerminate  boolParam             `wire:"DisableApiTermination"`
+	NoStop       boolParam             `wire:"DisableApiStop"`
+	OnShutdown   textParam             `wire:"InstanceInitiatedShutdownBehavior"`
+	EBS          boolParam             `wire:"EbsOptimized"`
+	ENA          boolParam             `wire:"EnaSupport"`
+	Kernel       textParam             `wire:"Kernel"`
+	RAMDisk      textParam             `wire:"Ramdisk"`
+	SRIOV        textParam             `wire:"SriovNetSupport"`
+	BlockDevices []instanceDeviceParam `wire:"BlockDeviceMapping"`
 }
 
 // modifyInstanceAttribute changes one attribute. A parameter named after the attribute has
@@ -130,7 +130,6 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 		{"Kernel", r.Kernel.Value != nil},
 		{"Ramdisk", r.RAMDisk.Value != nil},
 		{"SriovNetSupport", r.SRIOV.Value != nil},
-		{"BlockDeviceMapping", len(r.BlockDevices) > 0},
 	}); err != nil {
 		return nil, err
 	}
@@ -149,6 +148,10 @@ func modifyInstanceAttribute(c *call, r *modifyInstanceAttributeRequest) (*retur
 	change := &state.ModifyInstance{
 		Account: c.account, Region: c.region, Instance: r.Instance, Groups: r.Groups, Type: r.Type.Value,
 		TerminationProtected: r.NoTerminate.Value, StopProtected: r.NoStop.Value,
+	}
+	var err error
+	if change.Volumes, err = retention(r.BlockDevices); err != nil {
+		return nil, err
 	}
 	if r.Checked.Value != nil {
 		change.Unchecked = new(!*r.Checked.Value)

@@ -86,8 +86,8 @@ var instanceFilters = func() filterable[shownInstance] {
 		},
 	}
 	for _, name := range []string{
-		"block-device-mapping.volume-id", "iam-instance-profile.arn", "instance-lifecycle", "kernel-id",
-		"platform", "product-code", "ramdisk-id", "requester-id", "root-device-name", "spot-instance-request-id",
+		"iam-instance-profile.arn", "instance-lifecycle", "kernel-id",
+		"platform", "product-code", "ramdisk-id", "requester-id", "spot-instance-request-id",
 	} {
 		all[name] = never[shownInstance]
 	}
@@ -97,5 +97,6 @@ var instanceFilters = func() filterable[shownInstance] {
 		}
 	}
 	maps.Copy(all, instanceOptionFilters)
+	maps.Copy(all, deviceFilters())
 	return all
 }()

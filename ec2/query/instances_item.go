@@ -24,30 +24,31 @@ type groupName struct {
 }
 
 type instanceItem struct {
-	ID             ec2.InstanceID `wire:"instanceId"`
-	Image          string         `wire:"imageId"`
-	State          stateItem      `wire:"instanceState"`
-	PrivateDNS     wire.Present   `wire:"privateDnsName"`
-	PublicDNS      wire.Present   `wire:"dnsName"`
-	Reason         wire.Present   `wire:"reason"`
-	KeyName        string         `wire:"keyName"`
-	LaunchIndex    int            `wire:"amiLaunchIndex"`
-	ProductCodes   []tag          `wire:"productCodes"`
-	Type           string         `wire:"instanceType"`
-	LaunchTime     time.Time      `wire:"launchTime"`
-	Placement      placementItem  `wire:"placement"`
-	Monitoring     monitoringItem `wire:"monitoring"`
-	PrivateAddress string         `wire:"privateIpAddress"`
-	PublicAddress  string         `wire:"ipAddress"`
-	Groups         []groupName    `wire:"groupSet"`
-	StateReason    *reasonItem    `wire:"stateReason"`
-	Architecture   string         `wire:"architecture"`
-	RootDevice     string         `wire:"rootDeviceType"`
-	BlockDevices   []tag          `wire:"blockDeviceMapping"`
-	Virtualization string         `wire:"virtualizationType"`
-	ClientToken    wire.Present   `wire:"clientToken"`
-	Tags           []tag          `wire:"tagSet"`
-	Interfaces     []nicItem      `wire:"networkInterfaceSet"` // EC2-Classic shows none
+	ID             ec2.InstanceID       `wire:"instanceId"`
+	Image          string               `wire:"imageId"`
+	State          stateItem            `wire:"instanceState"`
+	PrivateDNS     wire.Present         `wire:"privateDnsName"`
+	PublicDNS      wire.Present         `wire:"dnsName"`
+	Reason         wire.Present         `wire:"reason"`
+	KeyName        string               `wire:"keyName"`
+	LaunchIndex    int                  `wire:"amiLaunchIndex"`
+	ProductCodes   []tag                `wire:"productCodes"`
+	Type           string               `wire:"instanceType"`
+	LaunchTime     time.Time            `wire:"launchTime"`
+	Placement      placementItem        `wire:"placement"`
+	Monitoring     monitoringItem       `wire:"monitoring"`
+	PrivateAddress string               `wire:"privateIpAddress"`
+	PublicAddress  string               `wire:"ipAddress"`
+	Groups         []groupName          `wire:"groupSet"`
+	StateReason    *reasonItem          `wire:"stateReason"`
+	Architecture   string               `wire:"architecture"`
+	RootDevice     string               `wire:"rootDeviceType"`
+	Disks          []instanceDeviceItem `wire:"blockDeviceMapping"`
+	RootName       string               `wire:"rootDeviceName"`
+	Virtualization string               `wire:"virtualizationType"`
+	ClientToken    wire.Present         `wire:"clientToken"`
+	Tags           []tag                `wire:"tagSet"`
+	Interfaces     []nicItem            `wire:"networkInterfaceSet"` // EC2-Classic shows none
 	*vpcInstanceItem
 	fixedInstanceItem
 }
@@ -140,12 +141,16 @@ func (c *call) newInstanceItem(i *ec2.Instance) instanceItem {
 		Placement:      c.newPlacementItem(i),
 		Monitoring:     newMonitoringItem(i),
 		Groups:         c.groupNames(i.Groups),
-		Architecture:   "x86_64",
+		Architecture:   c.architectureOf(i),
 		RootDevice:     "instance-store",
 		Virtualization: "paravirtual",
 		ClientToken:    wire.Present(i.ClientToken),
 		Tags:           c.tags(string(i.ID)),
 	}
+	if i.RootDevice != "" {
+		item.RootDevice, item.RootName = "ebs", i.RootDevice
+	}
+	item.Disks = c.devices(i)
 	if code, message, ok := strings.Cut(i.StateReason, ": "); ok {
 		item.StateReason = &reasonItem{code, message}
 	}

@@ -27,6 +27,7 @@ type runInstancesRequest struct {
 	OnShutdown     string             `wire:"InstanceInitiatedShutdownBehavior"`
 	Tags           []tagSpecification `wire:"TagSpecification"`
 	Template       launchTemplate     `wire:"LaunchTemplate"`
+	Volumes        []blockDeviceParam `wire:"BlockDeviceMapping"`
 	launchOptions
 	unservedLaunch
 }
@@ -122,7 +123,7 @@ func (r *runInstancesRequest) launch(c *call) (*state.RunInstances, error) {
 	if run.Tags, err = tagsFor(r.Tags, "instance", "network-interface", "volume"); err != nil {
 		return nil, err
 	}
-	if run.InterfaceTags, err = tagsFor(r.Tags, "network-interface", "instance", "volume"); err != nil {
+	if err := r.disks(c, run); err != nil {
 		return nil, err
 	}
 	if err := r.network(run); err != nil {
@@ -169,6 +170,9 @@ func (r *runInstancesRequest) withTemplate(c *call) (*runInstancesRequest, *ec2.
 
 // The method network copies the groups, addresses and interfaces of the request to run.
 func (r *runInstancesRequest) network(run *state.RunInstances) (err error) {
+	if run.InterfaceTags, err = tagsFor(r.Tags, "network-interface", "instance", "volume"); err != nil {
+		return err
+	}
 	for _, id := range r.GroupIDs {
 		if err := ec2.CheckGroupID(id); err != nil {
 			return err
@@ -215,21 +219,16 @@ func onShutdown(text string) (terminate bool, err error) {
 }
 
 // unservedLaunch has the parameters of a launch for features that users would rely on and
-// that are not served: disks, IAM roles, isolation. Each is refused unless it turns the
+// that are not served: IAM roles, isolation. Each is refused unless it turns the
 // feature off. Parameters about speed and price are ignored, and no answer shows them.
 type unservedLaunch struct {
-	Volumes   []blockDeviceParam `wire:"BlockDeviceMapping"`
-	Kernel    string             `wire:"KernelId"`
-	RAMDisk   string             `wire:"RamdiskId"`
-	Profile   *profileParam      `wire:"IamInstanceProfile"`
-	Market    *struct{}          `wire:"InstanceMarketOptions"`
-	GPU       []struct{}         `wire:"ElasticGpuSpecification"`
-	Inference []struct{}         `wire:"ElasticInferenceAccelerator"`
-	License   []struct{}         `wire:"LicenseSpecification"`
-}
-
-type blockDeviceParam struct {
-	NoDevice *string `wire:"NoDevice"`
+	Kernel    string        `wire:"KernelId"`
+	RAMDisk   string        `wire:"RamdiskId"`
+	Profile   *profileParam `wire:"IamInstanceProfile"`
+	Market    *struct{}     `wire:"InstanceMarketOptions"`
+	GPU       []struct{}    `wire:"ElasticGpuSpecification"`
+	Inference []struct{}    `wire:"ElasticInferenceAccelerator"`
+	License   []struct{}    `wire:"LicenseSpecification"`
 }
 
 // refuse returns the error for the first parameter that asks for a feature that is not
@@ -238,12 +237,7 @@ func (r *runInstancesRequest) refuse() error {
 	if p := r.Profile; p != nil {
 		return ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter iamInstanceProfile is invalid. There are no IAM instance profiles here", wire.Quote(cmp.Or(p.ARN, p.Name)))
 	}
-	volumes := false
-	for _, v := range r.Volumes {
-		volumes = volumes || v.NoDevice == nil
-	}
 	return refuseAskedFor("RunInstances", []askedFor{
-		{"BlockDeviceMapping", volumes},
 		{"KernelId", r.Kernel != ""},
 		{"RamdiskId", r.RAMDisk != ""},
 		{"InstanceMarketOptions", r.Market != nil},

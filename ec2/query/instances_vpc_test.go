@@ -87,8 +87,8 @@ func TestVPCInstanceShowsItsInterfaces(t *testing.T) {
 	if len(i.SecurityGroups) != 1 || *i.SecurityGroups[0].GroupId != p.group || *i.SecurityGroups[0].GroupName != "web" || len(i.Tags) != 1 || *i.Tags[0].Value != "web" {
 		t.Errorf("the instance has groups %+v and tags %+v, want the group web and the tag web", i.SecurityGroups, i.Tags)
 	}
-	if i.EbsOptimized == nil || *i.EbsOptimized || i.RootDeviceType != "instance-store" || len(i.BlockDeviceMappings) != 0 || i.MetadataOptions.HttpEndpoint != "disabled" {
-		t.Errorf("the instance shows root device %v, disks %v and metadata options %v, want no disks and no metadata service", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
+	if i.EbsOptimized == nil || *i.EbsOptimized || i.RootDeviceType != "ebs" || len(i.BlockDeviceMappings) != 1 || i.MetadataOptions.HttpEndpoint != "disabled" {
+		t.Errorf("the instance shows root device %v, disks %v and metadata options %v, want a root volume and no metadata service", i.RootDeviceType, i.BlockDeviceMappings, i.MetadataOptions)
 	}
 	if len(i.NetworkInterfaces) != 1 {
 		t.Fatalf("the instance shows interfaces %+v, want one", i.NetworkInterfaces)
@@ -191,8 +191,8 @@ func TestRefusedLaunchLeavesNothing(t *testing.T) {
 			{PrivateIpAddress: aws.String("10.0.1.7"), Primary: aws.Bool(true)}, {PrivateIpAddress: aws.String("10.0.1.8"), Primary: aws.Bool(true)},
 		}}), "InvalidParameterCombination"},
 		{"a disk", func(in *sdk.RunInstancesInput) {
-			in.BlockDeviceMappings = []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(8)}}}
-		}, "UnsupportedOperation"},
+			in.BlockDeviceMappings = []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(8), VolumeType: "st1"}}}
+		}, "InvalidParameterValue"},
 		{"a dedicated host", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{Tenancy: "host"} }, "InsufficientHostCapacity"},
 		{"an unknown placement group", func(in *sdk.RunInstancesInput) { in.Placement = &types.Placement{GroupName: aws.String("x")} }, "InvalidPlacementGroup.Unknown"},
 		{"an unknown template", func(in *sdk.RunInstancesInput) {

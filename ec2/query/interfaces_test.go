@@ -9,7 +9,7 @@ import (
 )
 
 func TestInterfaceAnswersMatchDialogs(t *testing.T) {
-	for _, name := range []string{"interfaces.txt", "instances.txt", "machines.txt", "options.txt", "templates.txt"} {
+	for _, name := range []string{"interfaces.txt", "instances.txt", "machines.txt", "options.txt", "templates.txt", "volumes.txt"} {
 		t.Run(name, func(t *testing.T) { newWorld(t).dialog(t, name) })
 	}
 }

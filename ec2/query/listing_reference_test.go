@@ -59,10 +59,10 @@ func TestEveryFilterOfReferenceMatchesWhatIsShown(t *testing.T) {
 // pending are the filters that are still missing, or whose properties are about to be shown.
 func pending(action, filter string) bool {
 	switch action {
-	case "DescribeAvailabilityZones", "DescribeImages", "DescribeRegions", "DescribeVolumes":
+	case "DescribeAvailabilityZones", "DescribeRegions":
 		return true
 	}
-	return action == "DescribeInstances" && (strings.HasPrefix(filter, "block-device-mapping.") || filter == "availability-zone-id")
+	return action == "DescribeInstances" && filter == "availability-zone-id"
 }
 
 // comparedWith has the elements that a filter is compared with if its name does not say so. A
@@ -113,6 +113,14 @@ var comparedWith = map[string]string{
 	"DescribeVpcClassicLink is-classic-link-enabled":              "classicLinkEnabled",
 	"DescribeVpcs cidr":                                           "cidrBlock",
 	"DescribeVpcs cidr-block-association.state":                   "cidrBlockAssociation.cidrBlockState.state",
+	"DescribeImages image-allowed":                                "-",
+	"DescribeImages manifest-location":                            "imageLocation",
+	"DescribeImages owner-alias":                                  "imageOwnerAlias",
+	"DescribeImages owner-id":                                     "imageOwnerId",
+	"DescribeImages public-ssm-parameter-name":                    "-",
+	"DescribeImages state":                                        "imageState",
+	"DescribeVolumeStatus volume-status.details-name":             "volumeStatus.details.name",
+	"DescribeVolumeStatus volume-status.details-status":           "volumeStatus.details.status",
 
 	"DescribeInstances network-interface.addresses.association.allocation-id":  "-",
 	"DescribeInstances network-interface.addresses.association.association-id": "-",
@@ -128,6 +136,14 @@ var comparedWith = map[string]string{
 }
 
 func init() {
+	for name, element := range map[string]string{
+		"delete-on-termination": "deleteOnTermination", "encrypted": "encrypted", "snapshot-id": "snapshotId", "volume-size": "volumeSize", "volume-type": "volumeType",
+	} {
+		comparedWith["DescribeImages block-device-mapping."+name] = "blockDeviceMapping.ebs." + element
+	}
+	for name, element := range map[string]string{"attach-time": "attachTime", "delete-on-termination": "deleteOnTermination", "status": "status", "volume-id": "volumeId"} {
+		comparedWith["DescribeInstances block-device-mapping."+name] = "instances.blockDeviceMapping.ebs." + element
+	}
 	for prefix, element := range map[string]string{"ip-permission.": "ipPermissions", "egress.ip-permission.": "ipPermissionsEgress"} {
 		for name, below := range map[string]string{
 			"cidr": "ipRanges.cidrIp", "from-port": "fromPort", "to-port": "toPort", "protocol": "ipProtocol", "ipv6-cidr": "ipv6Ranges.cidrIpv6",
@@ -328,6 +344,9 @@ func (w *world) populate(t *testing.T) {
 	call("CreateKeyPair&KeyName=key")
 	launched := call("RunInstances&ImageId=ami-eca54085&MinCount=1&MaxCount=1&KeyName=key&ClientToken=token&SecurityGroupId.1=" + group)
 	call("RunInstances&ImageId=ami-fba54092&InstanceType=t3.micro&MinCount=2&MaxCount=2&MetadataOptions.HttpTokens=optional&MetadataOptions.HttpEndpoint=enabled")
+	call("RunInstances&ImageId=ami-0123456789abcdef0&MinCount=1&MaxCount=1&BlockDeviceMapping.1.DeviceName=/dev/sdf&BlockDeviceMapping.1.Ebs.VolumeSize=10&BlockDeviceMapping.1.Ebs.Encrypted=true&BlockDeviceMapping.1.Ebs.DeleteOnTermination=false")
+	volume := elementOf(call("CreateVolume&AvailabilityZone=us-east-1a&Size=5&VolumeType=io2&Iops=200&MultiAttachEnabled=true&SnapshotId=snap-0a1b2c3d"), "volumeId")
+	call("ModifyVolume&Size=6&VolumeId=" + volume)
 	w.report(t)
 	eni := elementOf(call("CreateNetworkInterface&Description=second&SecondaryPrivateIpAddressCount=1&SubnetId="+subnet), "networkInterfaceId")
 	call("AttachNetworkInterface&DeviceIndex=1&InstanceId=" + elementOf(launched, "instanceId") + "&NetworkInterfaceId=" + eni)

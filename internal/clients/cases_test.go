@@ -72,6 +72,12 @@ var needNoCase = map[string]string{
 	"CreateDhcpOptions":                           "there is no DHCP",
 	"DeleteDhcpOptions":                           "there is no DHCP",
 	"AssociateDhcpOptions":                        "there is no DHCP",
+	"AttachVolume":                                "volumes are records",
+	"CreateVolume":                                "volumes are records",
+	"DeleteVolume":                                "volumes are records",
+	"DetachVolume":                                "volumes are records",
+	"ModifyVolume":                                "volumes are records",
+	"ModifyVolumeAttribute":                       "volumes are records",
 }
 
 var (

@@ -1,9 +1,11 @@
 package wire
 
 import (
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -46,7 +48,8 @@ func Parse(query, body string) (*Param, error) {
 		if err != nil {
 			return nil, ec2.Errorf("MalformedQueryString", "The query string contains a syntax error")
 		}
-		for name, list := range values {
+		for _, name := range slices.Sorted(maps.Keys(values)) { // so that equal requests get equal errors
+			list := values[name]
 			if i == 0 && strings.HasPrefix(name, "X-Amz-") {
 				continue
 			}
