@@ -146,13 +146,36 @@ resource "aws_key_pair" "main" {
   public_key = var.public_key
 }
 
+data "aws_ami" "ubuntu" {
+  most_recent = true
+  owners      = ["099720109477"]
+  filter {
+    name   = "name"
+    values = ["ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-20230516"]
+  }
+  filter {
+    name   = "virtualization-type"
+    values = ["hvm"]
+  }
+}
+
 resource "aws_instance" "web" {
-  ami                    = "ami-0123456789abcdef0"
+  ami                    = data.aws_ami.ubuntu.id
   instance_type          = "t3.micro"
   key_name               = aws_key_pair.main.key_name
   subnet_id              = aws_subnet.public.id
   vpc_security_group_ids = [aws_security_group.web.id]
   tags                   = { Name = "web" }
+  root_block_device {
+    volume_size = 20
+    volume_type = "gp3"
+    encrypted   = true
+  }
+  ebs_block_device {
+    device_name = "/dev/sdf"
+    volume_size = 100
+    tags        = { Name = "data" }
+  }
   depends_on             = [aws_route_table_association.public]
 }
 
@@ -162,6 +185,7 @@ resource "aws_instance" "database" {
   subnet_id              = aws_subnet.public.id
   vpc_security_group_ids = [aws_security_group.database.id, aws_security_group.admin.id]
   tags                   = { Name = "database" }
+  volume_tags            = { Name = "database" }
 }
 
 resource "aws_eip" "database" {
