@@ -42,6 +42,8 @@ type cluster struct {
 	form  Form
 	// device opens the device of an instance. If it is nil, the devices are in memory.
 	device func(host string) vswitch.Device
+	mtu    map[string]int // that nodes tell each other, by name; 0: none
+	ports  map[string]int // MTU of the devices of instances, by name; 0: the network's
 }
 
 var hosts = []struct {
@@ -127,18 +129,24 @@ func newCluster(t testing.TB) *cluster { return newClusterOn(t, Sealed, nil) }
 
 func newClusterOn(t testing.TB, form Form, device func(host string) vswitch.Device) *cluster {
 	t.Helper()
-	c := &cluster{t: t, form: form, device: device, table: &members{keys: map[string][]byte{}, addresses: map[string]string{}}, rules: groups{
+	return (&cluster{form: form, device: device}).begin(t)
+}
+
+// begin starts the nodes of a cluster whose form, device and MTUs are set.
+func (c *cluster) begin(t testing.TB) *cluster {
+	t.Helper()
+	c.t, c.table, c.rules = t, &members{keys: map[string][]byte{}, addresses: map[string]string{}}, groups{
 		"web":  {ID: "web", Name: "web"},
 		"lone": {ID: "lone", Name: "lone"},
 		"app": {ID: "app", Name: "app", Rules: []ec2.Rule{
 			permit(1, ec2.TCP, 8000, 8000, "web"), permit(2, ec2.UDP, 53, 53, "web"), permit(3, ec2.ICMP, -1, -1, "web"),
 			permit(4, ec2.TCP, 22, 22, "198.18.0.4/32"),
 		}},
-	}}
+	}
 	for i, id := range identities(t, c.table) {
 		n := &node{c: c, number: uint32(i + 1), name: id.Node(), id: id,
 			peerAddr: netip.MustParseAddrPort("127.0.0.1:0"), udpAddr: netip.MustParseAddrPort("127.0.0.1:0")}
-		if form == VXLAN { // VXLAN tells nodes apart by their IP addresses
+		if c.form == VXLAN { // VXLAN tells nodes apart by their IP addresses
 			n.udpAddr = netip.MustParseAddrPort(fmt.Sprintf("127.0.0.%d:0", i+1))
 		}
 		c.nodes = append(c.nodes, n)
@@ -198,7 +206,7 @@ func (n *node) start() {
 	n.must(err)
 	n.peerAddr = n.peer.Addr()
 	n.c.table.add(n.name, n.id.PublicKey(), n.peerAddr)
-	n.overlay, err = New(Config{Peer: n.peer, Node: n.name, Listen: n.udpAddr, Form: n.c.form})
+	n.overlay, err = New(Config{Peer: n.peer, Node: n.name, Listen: n.udpAddr, Form: n.c.form, MTU: n.c.mtu[n.name]})
 	n.must(err)
 	n.udpAddr = n.overlay.Addr()
 	tracker, err := conntrack.Open(conntrack.Config{})
@@ -268,7 +276,7 @@ func (n *node) openPorts(tracker *conntrack.Tracker) {
 		n.must(err)
 		n.ports[h.name] = o.Port
 		e.AddEndpoint(vni, o)
-		e.Attach(o.Port, vni, vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set})
+		e.Attach(o.Port, vni, vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set, MTU: n.c.ports[h.name]})
 	}
 	n.sw.Publish(e)
 }

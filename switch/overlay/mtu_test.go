@@ -121,3 +121,70 @@ func TestMTULeavesRoomForTheTunnelsHeaders(t *testing.T) {
 		t.Errorf("Sealed.MTU(1500) = %d, want 1406", got)
 	}
 }
+
+// TestSmallerMTUOfTheOtherNodeHolds: each node tells the other the MTU of its underlay, and the smaller one decides.
+func TestSmallerMTUOfTheOtherNodeHolds(t *testing.T) {
+	for _, form := range []Form{Sealed, VXLAN} {
+		c := (&cluster{form: form, mtu: map[string]int{"node1": tunnelMTU, "node2": 1300}}).begin(t)
+		n1, n2 := c.nodes[0], c.nodes[1]
+		eventually(t, "both MTUs are known", func() bool {
+			return n1.overlay.Status()[0].MTU == 1300 && n2.overlay.Status()[0].MTU == tunnelMTU
+		})
+		f := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
+		f.Payload = make([]byte, 1300-28)
+		n1.send("web", dontFragment(packettest.Build(f)), n2.ports["app"], verdict.Forward)
+		n2.delivered("app")
+		f.Payload = make([]byte, 1301-28)
+		n1.send("web", dontFragment(packettest.Build(f)), n1.ports["web"], verdict.TooBig)
+		if p, told := n1.delivered("web"); p.ICMPCode != 4 || binary.BigEndian.Uint16(told[p.L4+6:]) != 1300 {
+			t.Errorf("%v: the web is told code %d and MTU %d, want 4 and 1300", form, p.ICMPCode, binary.BigEndian.Uint16(told[p.L4+6:]))
+		}
+		before := n2.ports["app"].Counters().Verdicts[verdict.Forward]
+		if err := n1.devices["web"].Send(packettest.Build(f)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "two fragments", func() bool { return n2.ports["app"].Counters().Verdicts[verdict.Forward] == before+2 })
+		n1.stop()
+		n2.stop()
+	}
+}
+
+// TestSenderAtAnotherNodeLearnsTheMTUOfTheReceiversDevice: the receiver's node sends the error through the tunnel,
+// and the sender's node delivers it as one about a connection of the sender.
+func TestSenderAtAnotherNodeLearnsTheMTUOfTheReceiversDevice(t *testing.T) {
+	for _, form := range []Form{Sealed, VXLAN} {
+		c := (&cluster{form: form, ports: map[string]int{"app": 1000}}).begin(t)
+		n1, n2 := c.nodes[0], c.nodes[1]
+		f := of("web", packet.ProtocolUDP, "10.10.0.4", "10.10.0.5", 1, 53)
+		f.Payload = make([]byte, 1001-28)
+		n1.send("web", dontFragment(packettest.Build(f)), n2.ports["app"], verdict.TooBig)
+		p, told := n1.delivered("web")
+		if p.Flow.Src != addr("10.10.0.5") || p.ICMPType != 3 || p.ICMPCode != 4 || p.Quoted != f.Flow || binary.BigEndian.Uint16(told[p.L4+6:]) != 1000 || !checksums(told, &p) {
+			t.Errorf("%v: the web received %v, ICMP type %d code %d, about %v, MTU %d; want from the app type 3 code 4 about %v with 1000", form, p.Flow, p.ICMPType, p.ICMPCode, p.Quoted, binary.BigEndian.Uint16(told[p.L4+6:]), f.Flow)
+		}
+		n1.stop()
+		n2.stop()
+	}
+}
+
+// TestNoticeOfTheMTUMayComeInPieces: between the zero bytes of the stream. What no link has is ignored.
+func TestNoticeOfTheMTUMayComeInPieces(t *testing.T) {
+	for _, tt := range []struct {
+		bytes string
+		want  int32
+	}{
+		{"", 0}, {"\x00\x00", 0}, {"\x01\x05\x14", 1300}, {"\x00\x01\x05\x14\x00", 1300}, {"\x01\x05", 0}, {"\x01\x00\x44", 0},
+		{"\x02\x05\x14", 0}, {"\x01\x05\x14\x00\x01\x05\x7e", 1406}, {"\x01\xff\xff", 65535}, {"\x01\x02\x3f", 0}, {"\x01\x02\x40", 576},
+	} {
+		for piece := 1; piece <= 4; piece++ {
+			var s association
+			var r noticeReader
+			for b := []byte(tt.bytes); len(b) > 0; b = b[min(piece, len(b)):] {
+				r.read(b[:min(piece, len(b))], &s)
+			}
+			if got := s.mtu.Load(); got != tt.want {
+				t.Errorf("% x in pieces of %d: the MTU is %d, want %d", tt.bytes, piece, got, tt.want)
+			}
+		}
+	}
+}

@@ -393,6 +393,38 @@ func TestRuleThatDoesNotCompileIsListedAndLoggedOnce(t *testing.T) {
 	}
 }
 
+// TestMTUOfADeviceStaysWithItsPort: until the next device, also when the rules change.
+func TestMTUOfADeviceStaysWithItsPort(t *testing.T) {
+	w := newWorld(t)
+	group := w.Group("wide", dns(planetest.Everywhere))
+	e := w.register("a", w.Public, group)
+	mtu := func() int {
+		endpoint := w.Switch.Snapshot().PortOf(vswitch.VNI(e.VNI), e.Private)
+		return w.Switch.Snapshot().Attachment(endpoint.Port).MTU
+	}
+	if got := mtu(); got != 0 {
+		t.Errorf("a new port has an MTU of %d, want that of the network (0)", got)
+	}
+	w.Plane.SetMTU(e.Epoch, 1280)
+	w.Plane.SetMTU(1<<40, 576) // no lease
+	if got := mtu(); got != 1280 {
+		t.Errorf("the port has an MTU of %d, want 1280", got)
+	}
+	w.Do(&state.AuthorizeRules{Account: planetest.Dev, Region: planetest.Region, Group: state.GroupSelector{ID: group}, Rules: []state.RuleSpec{planetest.TCP(22, planetest.Everywhere)}})
+	if got := mtu(); got != 1280 {
+		t.Errorf("after a change of rules the port has an MTU of %d, want 1280", got)
+	}
+	if err := w.Plane.Detach(e.Epoch); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Plane.Attach(e.Epoch, w.Device()); err != nil {
+		t.Fatal(err)
+	}
+	if got := mtu(); got != 0 {
+		t.Errorf("the next device has an MTU of %d, want that of the network (0)", got)
+	}
+}
+
 func TestAttachToNoLeaseClosesTheDevice(t *testing.T) {
 	w := newWorld(t)
 	d := w.Device()
