@@ -45,6 +45,7 @@ func TestNamespaceWithRoutesOfItsOwnReachesItsVPC(t *testing.T) {
 	t.Run("one interface", func(*testing.T) { c.oneInterface() })
 	t.Run("two interfaces", func(*testing.T) { c.twoInterfaces() })
 	t.Run("two VPCs with equal addresses", func(*testing.T) { c.twoVPCs() })
+	t.Run("a further block of the VPC", func(*testing.T) { c.furtherBlock() })
 	t.Run("routes that overlap", func(*testing.T) { c.overlaps() })
 	t.Run("no default route", func(*testing.T) { c.withoutDefault() })
 }
@@ -138,6 +139,28 @@ func (c *containerTest) twoVPCs() {
 	c.reaches(origin{namespace: c.guest}, c.address(c.far), true, "the first VPC")
 	c.detach(control.DetachRequest{Interface: first.Interface})
 	c.detach(control.DetachRequest{Interface: second.Interface})
+	c.isAsBefore()
+}
+
+// furtherBlock: a namespace that is attached already reaches a block that its VPC gets, as long as the VPC has it.
+func (c *containerTest) furtherBlock() {
+	a := c.join("", c.Public.ID, c.all)
+	c.leaves("100.64.9.9", "via 192.168.77.1")
+	block := c.do(&state.AssociateVPCBlock{Account: dev, Region: region, VPC: c.Public.VPC, CIDR: netip.MustParsePrefix("100.64.0.0/16")}).Block
+	c.until("the interface leads to the block", func() bool { return strings.Contains(c.sh("ip", "route", "get", "100.64.9.9"), "dev eth0") })
+	subnet := c.do(&state.CreateSubnet{Account: dev, Region: region, VPC: c.Public.VPC, CIDR: netip.MustParsePrefix("100.64.1.0/24"), Zone: c.Public.Zone}).Subnet
+	inside := c.launch(subnet, c.all)
+	c.reaches(origin{namespace: c.guest}, c.address(inside), true, "a subnet of the block")
+	c.reaches(c.of(inside), a.Addresses[0].Addr().String(), true, "from a subnet of the block")
+	c.reaches(c.of(inside), c.address(c.far), true, "from a subnet of the block to one of the VPC's first range")
+	c.do(&state.TerminateInstances{Account: dev, Region: region, Instances: []ec2.InstanceID{inside}})
+	c.await(inside, ec2.Terminated)
+	c.do(&state.DeleteSubnet{Account: dev, Region: region, Subnet: subnet.ID})
+	c.do(&state.DisassociateVPCBlock{Account: dev, Region: region, Association: block.Association})
+	c.until("the interface does not lead to the block", func() bool {
+		return strings.Contains(c.sh("ip", "route", "get", "100.64.9.9"), "via 192.168.77.1")
+	})
+	c.detach(control.DetachRequest{Namespace: c.guest})
 	c.isAsBefore()
 }
 

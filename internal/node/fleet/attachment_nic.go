@@ -60,7 +60,7 @@ func (*Fleet) reach(view *state.View, eni *ec2.Interface, subnet netip.Prefix, b
 // blocksOf returns the CIDR blocks of an interface's VPC.
 func blocksOf(view *state.View, eni *ec2.Interface) []netip.Prefix {
 	if n, ok := view.Network(eni.VNI); ok {
-		return []netip.Prefix{n.Prefix}
+		return slices.Concat([]netip.Prefix{n.Prefix}, n.Blocks)
 	}
 	return nil
 }
