@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -35,6 +36,28 @@ func setRegion(name ec2.Region, zones string, nodes ...ec2.NodeID) *SetRegions {
 		r.Zones = append(r.Zones, zone)
 	}
 	return &SetRegions{Set: r}
+}
+
+// randomRegionRequest returns a request about the regions, or one of an account in another region than
+// the first.
+func randomRegionRequest(rng *rand.Rand) Request {
+	account := []ec2.AccountID{albert, dev, dev}[rng.IntN(3)]
+	other := []ec2.Region{ireland, "us-west-1"}[rng.IntN(2)]
+	switch rng.IntN(12) {
+	case 0, 1:
+		return &SetRegions{Every: new(rng.IntN(3) > 0)}
+	case 2, 3:
+		return setRegion(ireland, []string{"a b", "a=node1 b c", "c", "b a"}[rng.IntN(4)], []ec2.NodeID{"node1"}[rng.IntN(2):]...)
+	case 4:
+		return setRegion(east, []string{"a", "a b", "a=node1 c"}[rng.IntN(3)])
+	case 5:
+		return &SetRegions{Remove: []ec2.Region{ireland, east}[rng.IntN(2)]}
+	case 6, 7:
+		return &CreateVPC{Account: account, Region: other, CIDR: cidr("10.1.0.0/16")}
+	case 8:
+		return &RunInstances{Account: account, Region: other, Image: "ami-eca54085", MinCount: 1, MaxCount: 2}
+	}
+	return &OpenRegion{account, other}
 }
 
 // defaultZones returns the zones of the default subnets that dev has in a region.

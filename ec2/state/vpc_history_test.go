@@ -25,6 +25,10 @@ func vpcHistory(seed uint64, n int) []Request {
 	}
 	add(&CreateAccount{ID: dev, Name: "dev", Platform: ec2.VPCOnly, AccessKey: "AKIDDEV", Secret: "d"})
 	for len(list) < n {
+		if rng.IntN(25) == 0 {
+			add(randomRegionRequest(rng))
+			continue
+		}
 		add(randomVPCRequest(rng, model.View()))
 	}
 	return list
