@@ -79,7 +79,7 @@ type Instance struct {
 }
 
 // MetadataOptions are the options of the instance metadata service that a launch asked for.
-// Palisade has no such service. DescribeInstances shows them as not applied.
+// Palisade has no such service. DescribeInstances shows them as they were asked for.
 type MetadataOptions struct {
 	Endpoint string `json:",omitempty"` // "enabled" or "disabled"
 	Tokens   string `json:",omitempty"` // "optional" or "required"

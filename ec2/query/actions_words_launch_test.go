@@ -26,7 +26,7 @@ var launchDescriptions = map[string]description{
 	"ModifyInstanceCpuOptions":                    {"Changes the cores and threads of a stopped instance.", "Stored and shown; an instance gets a share of the node's processors."},
 	"ModifyInstanceCreditSpecification":           {"Changes the CPU credits of burstable instances, each for itself.", "Stored and shown."},
 	"ModifyInstanceMaintenanceOptions":            {"Changes whether an instance is recovered automatically.", "Stored and shown."},
-	"ModifyInstanceMetadataOptions":               {"Changes the options of the metadata service of an instance.", "They are stored and shown as pending, because there is no metadata service."},
+	"ModifyInstanceMetadataOptions":               {"Changes the options of the metadata service of an instance.", "They are stored and shown as applied, but there is no metadata service."},
 	"ModifyInstancePlacement":                     {"Changes placement group, partition, tenancy or affinity of a stopped instance.", "Stored and shown. There are no dedicated hosts, so every host id is NotFound."},
 	"ModifyLaunchTemplate":                        {"Makes a version the default one.", ""},
 	"ModifyPrivateDnsNameOptions":                 {"Changes the form of an instance's private name.", "Stored and shown; names keep the form ip-name."},

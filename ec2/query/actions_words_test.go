@@ -98,7 +98,7 @@ var descriptions = map[string]description{
 	"ResetNetworkInterfaceAttribute":             {"Turns the source/destination check on again.", ""},
 	"RevokeSecurityGroupEgress":                  {"Removes egress rules, all or none.", "As RevokeSecurityGroupIngress."},
 	"RevokeSecurityGroupIngress":                 {"Removes ingress rules, given by id or by their content, all or none.", ""},
-	"RunInstances":                               {"Launches instances.", "Any well-formed image id boots. Parameters for spot instances, kernels and accelerators are UnsupportedOperation; there are no IAM instance profiles and no dedicated hosts. Placement, credits, monitoring and CPU options are stored and shown. Metadata options are shown as pending, because there is no metadata service."},
+	"RunInstances":                               {"Launches instances.", "Any well-formed image id boots. Parameters for spot instances, kernels and accelerators are UnsupportedOperation; there are no IAM instance profiles and no dedicated hosts. Placement, credits, monitoring and CPU options are stored and shown. Metadata options are shown as applied, but there is no metadata service."},
 	"StartInstances":                             {"Starts stopped instances.", "A start may change the zone, if the zone has no node left."},
 	"StopInstances":                              {"Stops instances at once, like a power switch.", "The operating system is not shut down, and the next start has a new root file system."},
 	"TerminateInstances":                         {"Terminates instances.", ""},

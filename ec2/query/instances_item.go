@@ -72,9 +72,9 @@ type vpcInstanceItem struct {
 	Capacity    capacityItem   `wire:"capacityReservationSpecification"`
 }
 
-// A metadataItem shows the metadata service as disabled. If the launch asked for it, the
-// item shows what was asked for and the state "pending", because no metadata service
-// answers here.
+// A metadataItem shows the options of the metadata service as the launch asked for them, and by
+// default the service as disabled, because none answers here. The state is always "applied":
+// clients wait for it after a change.
 type metadataItem struct {
 	State    string `wire:"state"`
 	Tokens   string `wire:"httpTokens"`
@@ -198,9 +198,6 @@ func newMetadataItem(m ec2.MetadataOptions) metadataItem {
 	item := metadataItem{
 		State: "applied", Tokens: cmp.Or(m.Tokens, "required"), Hops: cmp.Or(m.Hops, 1),
 		Endpoint: cmp.Or(m.Endpoint, "disabled"), IPv6: cmp.Or(m.IPv6, "disabled"), Tags: cmp.Or(m.Tags, "disabled"),
-	}
-	if item.Endpoint == "enabled" {
-		item.State = "pending"
 	}
 	return item
 }
