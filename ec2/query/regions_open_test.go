@@ -3,6 +3,7 @@ package query_test
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -185,5 +186,20 @@ func TestRegionIsOpenedForValidRequestsOnly(t *testing.T) {
 	ok[*sdk.DescribeVpcsOutput](t)(west.DescribeVpcs(t.Context(), nil))
 	if now := w.cluster.View().Index(); now != index+1 {
 		t.Errorf("the second request wrote an entry: index %d, want %d", now, index+1)
+	}
+}
+
+// A region that cannot be opened is refused without a log entry, however often it is asked for.
+func TestRegionThatCannotBeOpenedWritesNoEntry(t *testing.T) {
+	w := newWorld(t)
+	w.everywhere(t)
+	w.change(t, &state.PutNetwork{Network: ec2.Network{VNI: 1<<24 - 2, Region: "last-1", Prefix: netip.MustParsePrefix("10.0.0.0/8")}})
+	index := w.cluster.View().Index()
+	for range 3 {
+		_, err := w.in("mary", "eu-west-1").DescribeSecurityGroups(t.Context(), nil)
+		wantCode(t, "a region, when no VNI is free", err, "VpcLimitExceeded", "")
+	}
+	if now := w.cluster.View().Index(); now != index {
+		t.Errorf("requests for a region that cannot be opened wrote entries: index %d, want %d", now, index)
 	}
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -83,10 +84,7 @@ func (t *tx) setPlan(plan region.Plan) error {
 		if t.serves(n.Region) {
 			after = t.zones(n.Region)
 		}
-		used := t.usedWithout(n.Region, func(zone string) bool { return slices.Contains(after, zone) })
-		if !t.serves(n.Region) {
-			used = append(used, t.usedRegion(n.Region)...)
-		}
+		used := t.used(n.Region, t.serves(n.Region), func(zone string) bool { return slices.Contains(after, zone) })
 		if len(used) > 0 {
 			return ec2.Errorf("DependencyViolation", "Region %s has resources in zones that would go. %s", n.Region, dependentObjects(used))
 		}
@@ -104,63 +102,70 @@ func (t *tx) setPlan(plan region.Plan) error {
 	return nil
 }
 
-// usedWithout returns the ids of what users have in the zones of a region that stay does not accept.
-func (t *tx) usedWithout(name ec2.Region, stay func(zone string) bool) (ids []string) {
-	subnets := map[ec2.SubnetID]bool{}
-	for s := range rows[ec2.Subnet](t.Txn, tableSubnet, indexID, "") {
-		if s.Region == name && !stay(s.Zone) {
-			subnets[s.ID] = true
-			if !s.Default {
-				ids = append(ids, string(s.ID))
+// used returns the ids of what users have in a region that is not kept, or in zones of it that do not
+// stay.
+func (t *tx) used(name ec2.Region, kept bool, stay func(zone string) bool) (ids []string) {
+	for _, table := range snapshotTables {
+		it, err := t.Get(table.name, indexID+"_prefix", "")
+		if err != nil {
+			panic(fmt.Sprintf("state: rows of %s: %v", table.name, err))
+		}
+		for row := it.Next(); row != nil; row = it.Next() {
+			in, id, zone := t.madeByUser(row)
+			if in == name && id != "" && (!kept || zone != "" && !stay(zone)) {
+				ids = append(ids, id)
 			}
-		}
-	}
-	for i := range rows[ec2.Instance](t.Txn, tableInstance, indexID, "") {
-		if i.Region == name && i.State != ec2.Terminated && !stay(zoneOf(t.Txn, i)) {
-			ids = append(ids, string(i.ID))
-		}
-	}
-	for eni := range rows[ec2.Interface](t.Txn, tableInterface, indexID, "") {
-		if subnets[eni.Subnet] && eni.Instance == "" {
-			ids = append(ids, string(eni.ID))
 		}
 	}
 	return ids
 }
 
-// usedRegion returns the ids of what users have in a region and in none of its zones.
-func (t *tx) usedRegion(name ec2.Region) (ids []string) {
-	for vpc := range rows[ec2.VPC](t.Txn, tableVPC, indexID, "") {
-		if vpc.Region == name && !vpc.Default {
-			ids = append(ids, string(vpc.ID))
+// madeByUser returns the region, the id and the zone of a resource that a user made. The id is "" for
+// what comes and goes with a region, such as the default VPC, the zone for what is in none.
+func (t *tx) madeByUser(row any) (in ec2.Region, id, zone string) {
+	switch x := row.(type) {
+	case *ec2.Instance:
+		if x.State != ec2.Terminated {
+			return x.Region, string(x.ID), zoneOf(t.Txn, x)
 		}
-	}
-	for g := range rows[ec2.Group](t.Txn, tableGroup, indexID, "") {
-		if g.Region == name && g.Name != defaultGroup {
-			ids = append(ids, string(g.ID))
+	case *ec2.Interface:
+		if s := first[ec2.Subnet](t.Txn, tableSubnet, indexID, key(x.Subnet)); s != nil && x.Instance == "" {
+			return x.Region, string(x.ID), s.Zone
 		}
-	}
-	for k := range rows[ec2.KeyPair](t.Txn, tableKeyPair, indexID, "") {
-		if k.Region == name {
-			ids = append(ids, k.Name)
+	case *ec2.Subnet:
+		if !x.Default {
+			return x.Region, string(x.ID), x.Zone
 		}
-	}
-	for e := range rows[ec2.ElasticAddress](t.Txn, tableElastic, indexID, "") {
-		if e.Region == name {
-			ids = append(ids, string(e.ID))
+	case *ec2.Volume:
+		return x.Region, string(x.ID), x.Zone
+	case *ec2.VPC:
+		if !x.Default {
+			return x.Region, string(x.ID), ""
 		}
-	}
-	for g := range rows[ec2.InternetGateway](t.Txn, tableGateway, indexID, "") {
-		if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(g.VPC)); g.Region == name && (vpc == nil || !vpc.Default) {
-			ids = append(ids, string(g.ID))
+	case *ec2.Group:
+		if x.Name != defaultGroup {
+			return x.Region, string(x.ID), ""
 		}
-	}
-	for rt := range rows[ec2.RouteTable](t.Txn, tableRoutes, indexID, "") {
-		if rt.Region == name && rt.Main == "" {
-			ids = append(ids, string(rt.ID))
+	case *ec2.RouteTable:
+		if x.Main == "" {
+			return x.Region, string(x.ID), ""
 		}
+	case *ec2.InternetGateway:
+		if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(x.VPC)); vpc == nil || !vpc.Default {
+			return x.Region, string(x.ID), ""
+		}
+	case *ec2.ElasticAddress:
+		return x.Region, string(x.ID), ""
+	case *ec2.KeyPair:
+		return x.Region, x.Name, ""
+	case *ec2.LaunchTemplate:
+		return x.Region, string(x.ID), ""
+	case *ec2.PlacementGroup:
+		return x.Region, x.Name, ""
+	case *ec2.DHCPOptions:
+		return x.Region, string(x.ID), ""
 	}
-	return ids
+	return "", "", ""
 }
 
 // OpenRegion gives an account its default group or its default VPC in a region, the first time that

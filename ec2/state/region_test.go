@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -276,5 +277,40 @@ func (r *replay) usesOf(name ec2.Region) func(yield func(string, Request) bool) 
 		}
 		s := r.must(&CreateSubnet{Account: dev, Region: name, VPC: home.ID, CIDR: cidr("172.31.240.0/24"), Zone: fmt.Sprint(name, "a")}).Subnet
 		yield("subnet", &DeleteSubnet{dev, name, s.ID})
+	}
+}
+
+// Every kind of row that has a region counts as use of the region, or is listed here with the reason.
+func TestEveryKindOfResourceKeepsItsRegion(t *testing.T) {
+	exempt := map[string]string{
+		tableNetwork: "made with its VPC, or by OpenRegion",
+		tableACL:     "belongs to its VPC",
+		tableAudit:   "tells what was",
+		tableTag:     "belongs to another resource",
+	}
+	r := newVPCReplay(t)
+	x := newTx(r.state.db, 1<<40)
+	defer x.Abort()
+	for _, table := range snapshotTables {
+		row := reflect.ValueOf(table.row())
+		field := row.Elem().FieldByName("Region")
+		if !field.IsValid() || exempt[table.name] != "" {
+			continue
+		}
+		field.SetString(string(ireland))
+		if name := row.Elem().FieldByName("Name"); name.IsValid() {
+			name.SetString("web")
+		}
+		if id := row.Elem().FieldByName("ID"); id.IsValid() {
+			id.SetString("id")
+		}
+		if subnet, ok := row.Interface().(*ec2.Interface); ok {
+			for s := range r.state.View().SubnetsOf(dev, east) {
+				subnet.Subnet = s.ID
+			}
+		}
+		if in, id, _ := x.madeByUser(row.Interface()); in != ireland || id == "" {
+			t.Errorf("a row of %s with a region does not keep the region: add it to madeByUser, or to the exceptions of this test", table.name)
+		}
 	}
 }

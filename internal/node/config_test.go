@@ -69,6 +69,28 @@ func TestReadConfigReadsEveryTable(t *testing.T) {
 	}
 }
 
+func TestClusterBeginsWithEveryRegionIfConfigured(t *testing.T) {
+	for text, want := range map[string]int{complete: 1, strings.Replace(complete, "\ndata_dir", "\nregions = \"all\"\ndata_dir", 1): 34} {
+		c, err := read(t, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commands, err := c.bootstrap(nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := state.NewState()
+		for i, cmd := range commands {
+			if _, err := st.Apply(uint64(i+1), cmd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := st.View().Regions(); len(got) != want {
+			t.Errorf("with regions %q the cluster begins with %d regions, want %d", c.Regions, len(got), want)
+		}
+	}
+}
+
 func TestBootstrapHasConfiguredLimits(t *testing.T) {
 	c, err := read(t, strings.Replace(complete, `[[account]]`, "[settings]\nquarantine = \"5s\"\nlimits = \"vpc-2012\"\n[[account]]", 1))
 	if err != nil {
@@ -109,6 +131,7 @@ func TestReadConfigErrorNamesKeyAndLine(t *testing.T) {
 
 		{"no name", `name = "node1"`, ``, `"name" is missing`},
 		{"no zone", `zone = "us-east-1a"`, ``, `"zone" is missing`},
+		{"regions that are not all", "\ndata_dir", "\nregions = \"eu-west-1\"\ndata_dir", `"regions" is "eu-west-1"; it must be "all"`},
 		{"empty region", `"us-east-1"`, `""`, `"region" is missing`},
 		{"no data directory", `data_dir = "/var/lib/palisade"`, ``, `"data_dir" is missing`},
 		{"no API socket", `api_socket = "/run/palisade/api.sock"`, ``, `"api_socket" is missing`},
