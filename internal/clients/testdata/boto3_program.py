@@ -23,6 +23,18 @@ def refused(code, call, **parameters):
 who = boto3.client("sts", endpoint_url=endpoint).get_caller_identity()
 assert who["Arn"].startswith("arn:aws:"), who
 
+# Every operation that only reads and needs no parameter has an answer with all of its lists.
+for operation in client.meta.service_model.operation_names:
+    model = client.meta.service_model.operation_model(operation)
+    if not operation.startswith(("Describe", "Get", "List")) or model.input_shape.required_members or operation == "DescribeSpotDatafeedSubscription":
+        continue
+    try:
+        answer = getattr(client, botocore.xform_name(operation))()
+        absent = [name for name, shape in model.output_shape.members.items() if shape.type_name == "list" and name not in answer]
+        assert not absent and not answer.get("NextToken"), (operation, answer)
+    except botocore.exceptions.ClientError as e:
+        assert e.response["Error"]["Code"] == "MissingParameter", e  # newer models say that the parameter is required
+
 vpc = resource.create_vpc(CidrBlock="10.20.0.0/16", TagSpecifications=[{"ResourceType": "vpc", "Tags": [{"Key": "Name", "Value": "boto"}]}])
 vpc.wait_until_available()
 assert vpc.cidr_block == "10.20.0.0/16" and not vpc.is_default and vpc.tags == [{"Key": "Name", "Value": "boto"}]
