@@ -68,7 +68,7 @@ var instanceFilters = func() filterable[shownInstance] {
 		}),
 		"subnet-id":            of(func(i instanceItem) string { return string(deref(i.vpcInstanceItem).Subnet) }),
 		"affinity":             of(func(i instanceItem) string { return i.Placement.Affinity }),
-		"placement-group-name": of(func(i instanceItem) string { return i.Placement.Group }),
+		"placement-group-name": of(func(i instanceItem) string { return string(i.Placement.Group) }),
 		"placement-partition-number": func(s shownInstance) []string {
 			if p := s.item.Placement.Partition; p != nil {
 				return nonEmpty(strconv.Itoa(*p))

@@ -9,6 +9,7 @@ import (
 	"palisade/ec2"
 	"palisade/ec2/instancetype"
 	"palisade/ec2/query/wire"
+	"palisade/ec2/region"
 )
 
 type reservationItem struct {
@@ -98,7 +99,8 @@ type stateItem struct {
 
 type placementItem struct {
 	Zone      string               `wire:"availabilityZone"`
-	Group     string               `wire:"groupName"`
+	ZoneID    string               `wire:"availabilityZoneId"`
+	Group     wire.Present         `wire:"groupName"`
 	GroupID   ec2.PlacementGroupID `wire:"groupId"`
 	Partition *int                 `wire:"partitionNumber"`
 	Affinity  string               `wire:"affinity"`
@@ -203,7 +205,8 @@ func newMetadataItem(m ec2.MetadataOptions) metadataItem {
 }
 
 func (c *call) newPlacementItem(i *ec2.Instance) placementItem {
-	item := placementItem{Zone: c.view.ZoneOf(i), Group: i.Options.PlacementGroup, Affinity: i.Options.Affinity, Tenancy: tenancyOf(i)}
+	zone := c.view.ZoneOf(i)
+	item := placementItem{Zone: zone, ZoneID: region.ZoneID(zone), Group: wire.Present(i.Options.PlacementGroup), Affinity: i.Options.Affinity, Tenancy: tenancyOf(i)}
 	if i.Options.PlacementGroup != "" {
 		if g := c.view.FindPlacementGroup(i.Account, i.Region, i.Options.PlacementGroup); g != nil {
 			item.GroupID = g.ID

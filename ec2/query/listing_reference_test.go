@@ -33,7 +33,7 @@ func TestEveryFilterOfReferenceMatchesWhatIsShown(t *testing.T) {
 		}
 		items := w.itemsOf(t, a, "")
 		for _, filter := range a.Filters {
-			if filter == "tag" || pending(name, filter) { // tags: TestGroupsAreFiltered and others
+			if filter == "tag" { // tags: TestGroupsAreFiltered and others
 				continue
 			}
 			paths := pathsOf(items, name, filter)
@@ -56,18 +56,15 @@ func TestEveryFilterOfReferenceMatchesWhatIsShown(t *testing.T) {
 	}
 }
 
-// pending are the filters that are still missing, or whose properties are about to be shown.
-func pending(action, filter string) bool {
-	switch action {
-	case "DescribeAvailabilityZones", "DescribeRegions":
-		return true
-	}
-	return action == "DescribeInstances" && filter == "availability-zone-id"
-}
-
 // comparedWith has the elements that a filter is compared with if its name does not say so. A
 // property that a resource has but does not show there is "-".
 var comparedWith = map[string]string{
+	"DescribeImages image-allowed":                                "-",
+	"DescribeImages manifest-location":                            "imageLocation",
+	"DescribeImages owner-alias":                                  "imageOwnerAlias",
+	"DescribeImages owner-id":                                     "imageOwnerId",
+	"DescribeImages public-ssm-parameter-name":                    "-",
+	"DescribeImages state":                                        "imageState",
 	"DescribeAvailabilityZones state":                             "zoneState",
 	"DescribeInstanceStatus instance-state-code":                  "instanceState.code",
 	"DescribeInstanceStatus instance-state-name":                  "instanceState.name",
@@ -113,12 +110,6 @@ var comparedWith = map[string]string{
 	"DescribeVpcClassicLink is-classic-link-enabled":              "classicLinkEnabled",
 	"DescribeVpcs cidr":                                           "cidrBlock",
 	"DescribeVpcs cidr-block-association.state":                   "cidrBlockAssociation.cidrBlockState.state",
-	"DescribeImages image-allowed":                                "-",
-	"DescribeImages manifest-location":                            "imageLocation",
-	"DescribeImages owner-alias":                                  "imageOwnerAlias",
-	"DescribeImages owner-id":                                     "imageOwnerId",
-	"DescribeImages public-ssm-parameter-name":                    "-",
-	"DescribeImages state":                                        "imageState",
 	"DescribeVolumeStatus volume-status.details-name":             "volumeStatus.details.name",
 	"DescribeVolumeStatus volume-status.details-status":           "volumeStatus.details.status",
 

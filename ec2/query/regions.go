@@ -168,6 +168,7 @@ var zoneFilters = filterable[zoneItem]{
 	"zone-name":     func(z zoneItem) []string { return nonEmpty(z.Name) },
 	"zone-type":     func(z zoneItem) []string { return nonEmpty(z.Type) },
 
+	"group-long-name":  never[zoneItem],
 	"parent-zone-id":   never[zoneItem],
 	"parent-zone-name": never[zoneItem],
 }
