@@ -18,7 +18,7 @@ var actions = merged(
 	groupActions, ruleActions, instanceActions, keyPairActions, regionActions, enforcementActions,
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
 	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions, volumeActions,
-	accountSettingActions, instanceConsoleActions, classicLinkActions,
+	accountSettingActions, instanceConsoleActions, instanceImageActions, classicLinkActions,
 	instanceOptionActions, placementActions, templateActions, dhcpActions,
 )
 

@@ -4,13 +4,15 @@ import "maps"
 
 func init() { maps.Copy(descriptions, settingsDescriptions) }
 
-// settingsDescriptions are those of the actions that show settings which nobody can change here.
+// settingsDescriptions are those of actions that only show something which nobody can change here.
 var settingsDescriptions = map[string]description{
 	"DescribeAccountVpcEncryptionControl":         {"Shows that the encryption in VPCs is not controlled.", ""},
 	"DescribeAggregateIdFormat":                   {"Shows that resources have long ids.", ""},
 	"DescribeApplicationStatus":                   {"Shows checks of applications: there are none.", ""},
 	"DescribeIdFormat":                            {"Shows that resources have long ids.", ""},
 	"DescribeIdentityIdFormat":                    {"Shows that resources have long ids.", ""},
+	"DescribeImageAttribute":                      {"Is AuthFailure, as for an image of another account.", "No account owns an image."},
+	"DescribeInstanceImageMetadata":               {"Shows instances with their images.", ""},
 	"DescribeInstanceEventNotificationAttributes": {"Shows the tags in notifications of events: there are none.", ""},
 	"DescribeSpotDatafeedSubscription":            {"Is InvalidSpotDatafeed.NotFound.", ""},
 	"DescribeVpcBlockPublicAccessOptions":         {"Shows that public access is not blocked.", ""},

@@ -69,6 +69,7 @@ func TestEveryReadOfAWSIsAnswered(t *testing.T) {
 
 // validationOfServed has errors that served actions return for the invented values.
 var validationOfServed = map[string]string{
+	"DescribeImageAttribute":           "AuthFailure", // another account's image
 	"DescribeSpotDatafeedSubscription": "InvalidSpotDatafeed.NotFound",
 	"DescribeLaunchTemplateVersions":   "MissingParameter", // needs a template, or versions like $Latest
 }

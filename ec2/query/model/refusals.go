@@ -6,7 +6,7 @@ import "regexp"
 const (
 	changesTraffic = "it would change which traffic is admitted or where it goes, and nothing here enforces that"
 	notRecorded    = "nothing here records traffic or analyses paths for it"
-	needsDisks     = "instances have no disks here, so there is nothing to copy, share or restore"
+	needsDisks     = "volumes hold no data here, so there is nothing to copy, share or restore"
 	needsMarket    = "there is no market and no reservation of capacity here"
 	needsMachine   = "instances have no such setting, firmware, screen or hardware here"
 	changesNothing = "it would have no effect here"
