@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"palisade/ec2/region"
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 	"palisade/internal/netns"
@@ -37,8 +38,8 @@ func soakNodes(t *testing.T) int {
 		return 3
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("PALISADE_SOAK_NODES=%s: must be a positive number", text)
+	if err != nil || n < 1 || n > region.MaxZones {
+		t.Fatalf("PALISADE_SOAK_NODES=%s: must be a number from 1 to %d, because each node has a zone of its own", text, region.MaxZones)
 	}
 	return n
 }
@@ -51,6 +52,12 @@ func newSoakLab(t *testing.T, name string, options ...string) *soakLab {
 	l := &soakLab{Lab: labtest.New(t, labtest.Build(t), name), t: t}
 	l.Up(t, append([]string{"--nodes", fmt.Sprint(soakNodes(t))}, options...)...)
 	l.nodes = l.Status(t).Nodes
+	if set := []string{"cluster", "set", "--region", lab.Region}; len(l.nodes) > 6 { // than AWS has zones
+		for _, n := range l.nodes {
+			set = append(set, "--zone", strings.TrimPrefix(l.zone(n.Name), lab.Region)+"="+n.Name)
+		}
+		l.Do(t, set...)
+	}
 	return l
 }
 
@@ -118,7 +125,7 @@ func (l *soakLab) launchIn(api *soakAPI, nodes []string, groups ...string) map[s
 // zone returns the availability zone of a node. Each node has its own.
 func (l *soakLab) zone(node string) string {
 	i := slices.IndexFunc(l.nodes, func(n lab.NodeStatus) bool { return n.Name == node })
-	return lab.Region + string(rune('a'+i%26))
+	return lab.Region + string(rune('a'+i))
 }
 
 // webImage is an image that listens on port 80.
