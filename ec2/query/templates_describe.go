@@ -220,11 +220,29 @@ func getTemplateData(c *call, r *oneInstanceRequest) (*templateDataAnswer, error
 			item.Interfaces = append(item.Interfaces, newTemplateNIC(nic))
 		}
 	}
+	volumes := make(map[ec2.VolumeID]*ec2.Volume)
+	for v := range c.view.VolumesAt(i.ID) {
+		volumes[v.ID] = v
+	}
+	for _, d := range c.devices(i) {
+		item.Volumes = append(item.Volumes, newTemplateVolume(d, volumes[d.EBS.Volume]))
+	}
 	ours := func(t tag) bool { return strings.HasPrefix(t.Key, "aws:") } // which a launch cannot set
 	if tags := slices.DeleteFunc(c.tags(string(i.ID)), ours); len(tags) > 0 {
 		item.Tags = []templateTagsItem{{"instance", tags}}
 	}
 	return &templateDataAnswer{item}, nil
+}
+
+func newTemplateVolume(d instanceDeviceItem, v *ec2.Volume) templateVolumeItem {
+	item := templateVolumeItem{Device: d.Device, EBS: &templateVolEBSItem{
+		Encrypted: &v.Encrypted, Delete: &d.EBS.DeleteOnTermination, IOPS: nonZero(v.IOPS), Key: v.KMSKey, Snapshot: v.Snapshot, Size: nonZero(v.Size),
+		Type: v.Type, Throughput: nonZero(v.Throughput),
+	}}
+	if v.Type != "gp3" && v.Type != "io1" && v.Type != "io2" {
+		item.EBS.IOPS = nil // a launch cannot choose it
+	}
+	return item
 }
 
 func newTemplateNIC(nic nicItem) templateInterfaceItem {
