@@ -169,6 +169,7 @@ func TestPacketsOfEverySizeArriveOrAreAnswered(t *testing.T) {
 			iperf3(t, from, to)
 		}
 	}
+	checkNextRouter(t, ends)
 	t.Logf("%d datagrams and pings between %d ends", datagrams, len(ends))
 }
 
