@@ -190,7 +190,7 @@ func TestTunnelCarriesAtLeastTheSmallestPacket(t *testing.T) {
 func TestAddressIsFoundOnlyInItsNetwork(t *testing.T) {
 	b := newVPCBed(t)
 	var empty Snapshot
-	if empty.PortOf(1, addr("10.10.0.4")) != nil || empty.Public(addr("198.18.0.4")) != nil || empty.Attachment(b.ports["web"]) != nil {
+	if empty.Owner(1, addr("10.10.0.4")) != nil || empty.Public(addr("198.18.0.4")) != nil || empty.Attachment(b.ports["web"]) != nil {
 		t.Error("an empty Snapshot has an interface")
 	}
 	if _, ok := empty.Network(0); ok || (&Network{}).Find(addr("10.10.0.4")) != nil || (&Network{}).SubnetOf(addr("10.10.0.4")) != noSubnet {

@@ -62,8 +62,8 @@ func TestRemovedNetworkHasNoAddresses(t *testing.T) {
 		network VNI
 		address string
 		epoch   uint64 // 0: nobody has it
-	}{{1, "10.10.0.4", 1}, {2, "10.10.0.50", 50}, {1, "10.10.0.50", 0}, {2, "198.18.0.4", 1}, {3, "10.10.0.4", 0}} {
-		got := s.PortOf(tt.network, addr(tt.address))
+	}{{1, "10.10.0.4", 1}, {2, "10.10.0.50", 50}, {1, "10.10.0.50", 0}, {2, "198.18.0.4", 0}, {3, "10.10.0.4", 0}} {
+		got := s.Owner(tt.network, addr(tt.address))
 		if (got == nil) != (tt.epoch == 0) || got != nil && got.Epoch != tt.epoch {
 			t.Errorf("in network %d %s belongs to %+v, want epoch %d", tt.network, tt.address, got, tt.epoch)
 		}
@@ -71,7 +71,7 @@ func TestRemovedNetworkHasNoAddresses(t *testing.T) {
 	e = b.sw.Edit(3)
 	e.RemoveNetwork(2)
 	b.sw.Publish(e)
-	if _, ok := b.sw.Snapshot().Network(2); ok || b.sw.Snapshot().PortOf(2, addr("10.10.0.50")) != nil {
+	if _, ok := b.sw.Snapshot().Network(2); ok || b.sw.Snapshot().Owner(2, addr("10.10.0.50")) != nil {
 		t.Error("the removed network is still there")
 	}
 	if _, ok := b.sw.Snapshot().Network(1); !ok {

@@ -143,6 +143,9 @@ func (f *frame) unassigned(n *Network) verdict.Verdict {
 	if f.pkt.Flow.Dst == n.SubnetOf(f.pkt.Flow.Dst).Gateway {
 		return verdict.GatewayLocal
 	}
+	if f.trace != nil {
+		f.trace.Absent = &Absent{n.VNI, f.pkt.Flow.Dst}
+	}
 	return f.unreachable()
 }
 
@@ -163,6 +166,9 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	}
 	public := a.Endpoint.PublicOf(p.Flow.Src)
 	if !public.IsValid() {
+		if f.trace != nil {
+			f.trace.NoPublic = a.Endpoint
+		}
 		return f.in, f.unreachable()
 	}
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {

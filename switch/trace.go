@@ -19,6 +19,10 @@ type Trace struct {
 	Flow    packet.Flow
 	// Unrouted describes why a packet is NotRouted; nil for all other verdicts.
 	Unrouted *Unrouted
+	// NoPublic is the sender, if the packet has NoRoute because the sender's address has no public one. Absent is the
+	// destination, if it has NoRoute because nobody in the sender's network has it.
+	NoPublic *Endpoint
+	Absent   *Absent
 	// Onward is the frame that would go to another node, where TraceTunnel continues; nil if the
 	// packet stays on this node.
 	Onward *Onward
@@ -30,6 +34,12 @@ type Unrouted struct {
 	Network  VNI
 	Subnet   *Subnet
 	Remote   netip.Addr
+}
+
+// Absent is an address that no interface of a network has.
+type Absent struct {
+	Network VNI
+	Address netip.Addr
 }
 
 // Onward is a frame that a tunnel would have carried.
@@ -99,12 +109,8 @@ func (t *Trace) sentOnward(f *frame, to *Endpoint) {
 	t.Onward = &Onward{Node: to.Node, Origin: f.originOf(to), Frame: slices.Clone(f.bytes())}
 }
 
-// PortOf returns the interface that has an address, either a public address of the cluster or an
-// address of network v; nil if none has it.
-func (s *Snapshot) PortOf(v VNI, a netip.Addr) *Endpoint {
-	if ep := s.Public(a); ep != nil {
-		return ep
-	}
+// Owner returns the interface that has a private address in network v; nil if none has it.
+func (s *Snapshot) Owner(v VNI, a netip.Addr) *Endpoint {
 	if n, ok := s.networks[v]; ok {
 		return n.Find(a)
 	}

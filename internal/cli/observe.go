@@ -127,14 +127,15 @@ func newDropsCommand() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), ports)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "NODE\tPORT\tVERDICT\tPACKETS\tMEANING")
+			fmt.Fprintln(w, "NODE\tPORT\tVERDICT\tPACKETS\tMEANING\tADDRESS")
 			for _, p := range ports {
+				address := addressText(p.Of)
 				if p.QueueDrops > 0 {
-					fmt.Fprintf(w, "%s\t%s\tqueue-full\t%d\tthe kernel dropped it before the switch could read it\n", p.Node, p.Port, p.QueueDrops)
+					fmt.Fprintf(w, "%s\t%s\tqueue-full\t%d\tthe kernel dropped it before the switch could read it\t%s\n", p.Node, p.Port, p.QueueDrops, address)
 				}
 				for _, v := range p.Verdicts {
 					if v.Drops || all {
-						fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", p.Node, p.Port, v.Verdict, v.Packets, v.Meaning)
+						fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", p.Node, p.Port, v.Verdict, v.Packets, v.Meaning, address)
 					}
 				}
 			}
@@ -144,6 +145,18 @@ func newDropsCommand() *cobra.Command {
 	o.flags(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "also count the frames that were delivered or answered")
 	return cmd
+}
+
+// addressText returns the address of a port's interface with its network, account and name.
+func addressText(of *control.Whose) string {
+	if of == nil {
+		return "-"
+	}
+	text := fmt.Sprintf("%s in %s, %s, account %s", of.Address, of.VPC, of.Region, cmp.Or(of.AccountName, string(of.Account)))
+	if of.Name != "" {
+		text += fmt.Sprintf(" (%s)", of.Name)
+	}
+	return text
 }
 
 func newFlowsCommand() *cobra.Command {
@@ -232,9 +245,13 @@ func newTraceCommand() *cobra.Command {
 		Long: `Look one packet up in the live rules and connections, without sending it, and print each
 decision: the rule that admits it, or why no rule does and which rule would.
 
-A and B are ids of instances or interfaces, IPv4 addresses, or, in a lab, the hosts laptop and
-stranger. From such a host an instance is reached by its public address. PACKET is tcp/22,
-udp/53, icmp or icmp/8:0 (type and code); tcp/40000>22 has a source port as well.`,
+A and B are ids or names of instances or interfaces, IPv4 addresses, or, in a lab, the hosts
+laptop and stranger. From such a host an instance is reached by its public address. A private
+address that exists in several VPCs is the one in the VPC of the other end; where that leaves
+several, the interfaces are listed. PACKET is tcp/22, udp/53, icmp or icmp/8:0 (type and code);
+tcp/40000>22 has a source port as well.
+
+The exit status is 1 if the packet would be dropped.`,
 		Example: "  palisade trace --from laptop --to i-cfd732a6 tcp/22\n  palisade trace --from 10.10.0.4 --to 10.10.0.5 'udp/4000>53' --json",
 		Args:    usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -246,10 +263,14 @@ udp/53, icmp or icmp/8:0 (type and code); tcp/40000>22 has a source port as well
 			if err := askAny(cmd.Context(), &o, "/v1/trace?"+query.Encode(), &t); err != nil {
 				return err
 			}
-			if o.json {
-				return printJSON(cmd.OutOrStdout(), t)
+			if !o.json {
+				printTrace(cmd.OutOrStdout(), from, to, t)
+			} else if err := printJSON(cmd.OutOrStdout(), t); err != nil {
+				return err
 			}
-			printTrace(cmd.OutOrStdout(), from, to, t)
+			if !t.Admitted {
+				return exitError(1)
+			}
 			return nil
 		},
 	}

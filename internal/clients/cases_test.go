@@ -33,6 +33,7 @@ var cases = []packetCase{
 	{"interfaces", []string{"CreateNetworkInterface", "AttachNetworkInterface", "DetachNetworkInterface", "DeleteNetworkInterface"}, (*testbed).interfaces},
 	{"secondary addresses", []string{"AssignPrivateIpAddresses", "UnassignPrivateIpAddresses"}, (*testbed).secondaryAddresses},
 	{"moved address", nil, (*testbed).movedAddress},
+	{"trace", nil, (*testbed).traced},
 	{"source and destination check", []string{"ResetNetworkInterfaceAttribute", "ResetInstanceAttribute"}, (*testbed).sourceDestCheck},
 	{"elastic addresses", []string{"AllocateAddress", "AssociateAddress", "DisassociateAddress", "ReleaseAddress"}, (*testbed).elasticAddresses},
 	{"routes", []string{"CreateRoute", "DeleteRoute"}, (*testbed).routesToTheGateway},

@@ -133,7 +133,7 @@ func (c *changeTest) changeRoutes(t *testing.T) {
 	checkReason("")
 	c.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: c.Table.ID, Destination: planetest.Everywhere})
 	both(false, "route deleted")
-	checkReason("no route to an internet gateway: " + string(c.Public.ID) + " uses " + string(c.Table.ID) + ", which has no route to " + planetest.Laptop)
+	checkReason(string(c.web) + ": its subnet has no route to a gateway: " + string(c.Public.ID) + " uses " + string(c.Table.ID) + ", which has no route to " + planetest.Laptop)
 	c.do(&state.CreateRoute{Account: dev, Region: region, RouteTable: c.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24"), Gateway: c.Gateway.ID})
 	both(true, "with a narrower route")
 	c.do(&state.DeleteRoute{Account: dev, Region: region, RouteTable: c.Table.ID, Destination: netip.MustParsePrefix("203.0.113.0/24")})

@@ -89,7 +89,7 @@ func (l *Lab) report() string {
 func (l *Lab) ask(command string, args ...string) []string {
 	out, err := l.run(append([]string{command, "--name", l.Name}, args...)...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if err != nil {
+	if err != nil && !strings.Contains(out, "\n=> dropped") { // a trace of a packet that would be dropped
 		lines = append(lines, err.Error())
 	}
 	return lines

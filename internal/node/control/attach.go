@@ -68,10 +68,7 @@ func (s *Server) handleAttachments(mux *http.ServeMux) {
 // attachments lists the interfaces that are attached to namespaces and devices, on all nodes.
 func (s *Server) attachments() []AttachmentStatus {
 	all := []AttachmentStatus{}
-	view := s.Plane.View()
-	if view == nil {
-		return all
-	}
+	view := s.Cluster.View() // the Plane's may lack an attachment that another node has just confirmed
 	for eni := range view.Interfaces() {
 		if eni.External != nil {
 			all = append(all, s.attachmentStatus(view, eni))

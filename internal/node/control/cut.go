@@ -85,11 +85,7 @@ func (s *Server) connections(view *state.View, r connectionsRequest) connections
 // cutHandler lists the connections that a POST with the same request would end.
 func (s *Server) cutHandler(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	view := s.Plane.View()
-	if view == nil {
-		refuse(w, errors.New("this node enforces no state yet"))
-		return
-	}
+	view := s.Cluster.View() // the Plane's may lack a rule or an interface that was just made
 	selection, err := selectionOf(view, CutRequest{ec2.RuleID(q.Get("rule")), q.Get("from"), q.Get("to")})
 	if err != nil {
 		refuse(w, err)

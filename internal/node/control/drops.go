@@ -5,15 +5,17 @@ import (
 	"strings"
 
 	"palisade/ec2"
+	"palisade/ec2/state"
 	"palisade/internal/verdict"
 )
 
 // PortDrops is one port in GET /v1/drops.
 type PortDrops struct {
 	Node     ec2.NodeID `json:"node"`
-	Port     string     `json:"port"`      // id of an instance or interface, "uplink" or "tunnel"
-	RxFrames uint64     `json:"rx_frames"` // received by the switch from this port
-	TxFrames uint64     `json:"tx_frames"` // sent by the switch to this port
+	Port     string     `json:"port"`         // id of an instance, for its first interface; id of another interface; "uplink" or "tunnel"
+	Of       *Whose     `json:"of,omitempty"` // the interface; nil for the uplink and the tunnel
+	RxFrames uint64     `json:"rx_frames"`    // received by the switch from this port
+	TxFrames uint64     `json:"tx_frames"`    // sent by the switch to this port
 	// QueueDrops counts frames that the kernel dropped because the queue to the switch was full.
 	QueueDrops uint64         `json:"queue_drops"`
 	Verdicts   []VerdictCount `json:"verdicts"` // counted at this port, most frequent first
@@ -29,6 +31,7 @@ type VerdictCount struct {
 
 func (s *Server) drops() []PortDrops {
 	all := []PortDrops{}
+	view := s.Plane.View()
 	for _, port := range s.Switch.Ports() {
 		c := port.Counters()
 		d := PortDrops{Node: s.Node, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
@@ -36,6 +39,10 @@ func (s *Server) drops() []PortDrops {
 			s.Logger.Warn("queue drops of a port not read", "port", port.Name(), "err", err)
 		} else {
 			d.QueueDrops = dropped
+		}
+		if eni := interfaceAt(view, port.Name()); eni != nil {
+			w := whoseOf(view, eni)
+			d.Of = &w
 		}
 		for v, count := range c.Verdicts {
 			if count > 0 {
@@ -48,4 +55,17 @@ func (s *Server) drops() []PortDrops {
 	}
 	slices.SortFunc(all, func(a, b PortDrops) int { return strings.Compare(a.Port, b.Port) })
 	return all
+}
+
+// interfaceAt returns the interface of the port with this name; nil if the port is of none.
+func interfaceAt(view *state.View, port string) *ec2.Interface {
+	if view == nil {
+		return nil
+	}
+	id := ec2.InterfaceID(port)
+	if in, ok := view.Instance(ec2.InstanceID(port)); ok {
+		id = in.Interface
+	}
+	eni, _ := view.Interface(id)
+	return eni
 }

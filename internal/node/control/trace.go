@@ -26,7 +26,8 @@ type Trace struct {
 	Meaning  string     `json:"meaning"`
 	At       string     `json:"at"`   // port at which the verdict is counted
 	Node     ec2.NodeID `json:"node"` // of that port
-	// Reason says which route is missing, if the verdict is not-routed.
+	// Reason says what is missing, if the packet has no route: a route to a gateway, a public address,
+	// or an owner of the destination.
 	Reason string      `json:"reason,omitempty"`
 	Steps  []TraceStep `json:"steps"`
 	// Admit is a command that adds the missing rule, if only a rule is missing.
@@ -76,6 +77,10 @@ func (s *Server) trace(ctx context.Context, r traceRequest) (*Trace, error) {
 	}
 	if number := entersAt(src, dst); number != 0 {
 		return s.traceOnNode(ctx, view, number, r)
+	}
+	if t := s.unaddressed(src, &dst); t != nil {
+		t.From, t.To, t.Packet = r.From, r.To, r.Packet
+		return t, nil
 	}
 	in, err := s.aim(src, dst, &template)
 	if err != nil {

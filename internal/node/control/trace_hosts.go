@@ -1,8 +1,12 @@
 package control
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -11,82 +15,206 @@ import (
 	vswitch "palisade/switch"
 )
 
-// A traceHost is the sender or the receiver of an imagined packet.
+// A traceHost is the sender or the receiver of an imagined packet: an interface, or a host outside the cluster.
 type traceHost struct {
+	text     string            // as given
 	address  netip.Addr        // as given, or the first private address of the named interface
-	endpoint *vswitch.Endpoint // that has the address; nil for a host outside the cluster
-	named    *ec2.Interface    // the interface, if the host was given by id; else nil
+	eni      *ec2.Interface    // nil for a host outside, or an address that nobody has in the sender's network
+	named    bool              // by an id or a name, not by an address
+	endpoint *vswitch.Endpoint // of eni; nil if eni is nil, or its node reports it down
 }
 
-// findHosts finds sender and receiver. If one host is given by id, a private address of the other
-// is looked up in the same network; without an id, in EC2-Classic.
+// findHosts finds sender and receiver. A private address may exist in many networks. It is then the one in the network of
+// the other host; if that leaves several, findHosts returns an error that lists them.
 func (s *Server) findHosts(view *state.View, r traceRequest) (src, dst traceHost, err error) {
-	if src.named, err = interfaceNamed(view, r.From); err != nil {
-		return
+	senders, err := candidates(view, r.From)
+	if err != nil {
+		return src, dst, err
 	}
-	if dst.named, err = interfaceNamed(view, r.To); err != nil {
-		return
+	receivers, err := candidates(view, r.To)
+	if err != nil {
+		return src, dst, err
 	}
-	vni := s.classicVNI(view)
-	for _, named := range []*ec2.Interface{dst.named, src.named} {
-		if named != nil {
-			vni = named.VNI
-		}
+	senders = narrowed(senders, receivers)
+	if len(senders) > 1 {
+		return src, dst, ambiguous(view, r.From, senders)
 	}
-	if err = s.findHost(&src, r.From, vni); err != nil {
-		return
+	if src, err = s.host(r.From, senders); err != nil {
+		return src, dst, err
 	}
-	if err = s.findHost(&dst, r.To, vni); err != nil {
-		return
+	if src.eni != nil && src.endpoint == nil {
+		return src, dst, fmt.Errorf("%s (%s) has no port: its node %s reports it down", r.From, src.eni.ID, src.eni.Node)
 	}
-	if dst.named != nil && dst.named.VNI != vni { // in another network it is reached by its public address
-		if !dst.named.Public.IsValid() {
-			err = fmt.Errorf("%s is in another network than %s, and has no public address", r.To, r.From)
-		}
-		dst.address = dst.named.Public
+	receivers = narrowed(receivers, senders)
+	// Of a private address that is in no network of the sender, the sender's network decides: nobody has it there.
+	if len(receivers) > 1 && (src.eni == nil || isNamed(r.To)) {
+		return src, dst, ambiguous(view, r.To, receivers)
 	}
-	return
+	if len(receivers) > 1 {
+		receivers = nil
+	}
+	dst, err = s.host(r.To, receivers)
+	return src, dst, err
 }
 
-// classicVNI is the VNI of the region's EC2-Classic network.
-func (s *Server) classicVNI(view *state.View) ec2.VNI {
-	for network := range view.Networks() {
-		if network.VPC == "" && network.Region == s.Region {
-			return network.VNI
-		}
+func isNamed(text string) bool { _, err := netip.ParseAddr(text); return err != nil }
+
+func (s *Server) host(text string, of []*ec2.Interface) (traceHost, error) {
+	h := traceHost{text: text, named: isNamed(text)}
+	if !h.named {
+		h.address = netip.MustParseAddr(text)
 	}
-	return 0
+	if len(of) == 0 {
+		return h, nil
+	}
+	h.eni = of[0]
+	if h.named {
+		h.address = h.eni.Private
+	}
+	h.endpoint = s.Switch.Snapshot().Owner(vswitch.VNI(h.eni.VNI), h.eni.Private)
+	return h, nil
 }
 
-// interfaceNamed returns the interface with the id text, or the first interface of the instance
-// with that id. It returns nil without an error if there is no such interface or instance.
-func interfaceNamed(view *state.View, text string) (*ec2.Interface, error) {
+// candidates returns the interfaces that text means: an id or a name of an instance or interface, or an address.
+// It returns none for an address that no interface has.
+func candidates(view *state.View, text string) ([]*ec2.Interface, error) {
 	if in, ok := view.Instance(ec2.InstanceID(text)); ok {
 		eni, ok := view.Interface(in.Interface)
 		if !ok || eni.State != ec2.Active {
 			return nil, fmt.Errorf("%s is %s and has no address", text, in.State)
 		}
-		return eni, nil
+		return []*ec2.Interface{eni}, nil
 	}
-	eni, ok := view.Interface(ec2.InterfaceID(text))
-	if ok && eni.State != ec2.Active {
-		return nil, fmt.Errorf("%s is not attached to a running instance or a device", text)
+	if eni, ok := view.Interface(ec2.InterfaceID(text)); ok {
+		if eni.State != ec2.Active {
+			return nil, fmt.Errorf("%s is not attached to a running instance or a device", text)
+		}
+		return []*ec2.Interface{eni}, nil
 	}
-	return eni, nil
+	address, err := netip.ParseAddr(text)
+	if err == nil && !address.Is4() {
+		return nil, fmt.Errorf("%q is neither the id or name of an instance or interface nor an IPv4 address", text)
+	}
+	var found []*ec2.Interface
+	for eni := range view.Interfaces() {
+		switch {
+		case eni.State != ec2.Active:
+		case err == nil && slices.ContainsFunc(eni.Addresses(), func(p ec2.AddressPair) bool { return p.Private == address || p.Public == address }),
+			err != nil && text != "" && (tagName(view, string(eni.ID)) == text || isPrimary(eni) && tagName(view, string(eni.Instance)) == text):
+			found = append(found, eni)
+		}
+	}
+	if err != nil && len(found) == 0 {
+		return nil, fmt.Errorf("%q is neither the id or name of an instance or interface nor an IPv4 address", ec2.Clip(text))
+	}
+	return found, nil
 }
 
-func (s *Server) findHost(h *traceHost, text string, vni ec2.VNI) error {
-	snapshot := s.Switch.Snapshot()
-	if h.named != nil {
-		h.address, h.endpoint = h.named.Private, snapshot.PortOf(vswitch.VNI(h.named.VNI), h.named.Private)
+// isPrimary reports whether an interface is the first one of an instance.
+func isPrimary(eni *ec2.Interface) bool {
+	return eni.Instance != "" && (eni.Attachment == nil || eni.Attachment.DeviceIndex == 0)
+}
+
+// tagName returns the tag Name of a resource, or "".
+func tagName(view *state.View, id string) string {
+	if id == "" {
+		return ""
+	}
+	for tag := range view.Tags(id) {
+		if tag.Key == "Name" {
+			return tag.Value
+		}
+	}
+	return ""
+}
+
+// narrowed returns those of several interfaces that are in a network of the others; all of them if none is.
+func narrowed(several, others []*ec2.Interface) []*ec2.Interface {
+	if len(several) < 2 {
+		return several
+	}
+	near := slices.DeleteFunc(slices.Clone(several), func(eni *ec2.Interface) bool {
+		return !slices.ContainsFunc(others, func(o *ec2.Interface) bool { return o.VNI == eni.VNI && o.ID != eni.ID })
+	})
+	if len(near) == 0 {
+		return several
+	}
+	return near
+}
+
+// maxCandidates bounds the interfaces that an error lists.
+const maxCandidates = 10
+
+// ambiguous returns an error that asks which of several interfaces text means.
+func ambiguous(view *state.View, text string, of []*ec2.Interface) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s may be %d interfaces; name one of them by its id:", text, len(of))
+	for _, eni := range of[:min(len(of), maxCandidates)] {
+		fmt.Fprintf(&b, "\n  %s", describe(view, eni))
+	}
+	if len(of) > maxCandidates {
+		fmt.Fprintf(&b, "\n  and %d more", len(of)-maxCandidates)
+	}
+	return errors.New(b.String())
+}
+
+// describe returns one line about an interface: its id, instance, name, address, network and account.
+func describe(view *state.View, eni *ec2.Interface) string {
+	w := whoseOf(view, eni)
+	text := string(w.Interface)
+	if w.Instance != "" {
+		text += " of " + string(w.Instance)
+	}
+	if w.Name != "" {
+		text += fmt.Sprintf(" (%s)", w.Name)
+	}
+	return fmt.Sprintf("%s, %s in %s, %s, account %s", text, w.Address, w.VPC, w.Region, cmp.Or(w.AccountName, string(w.Account)))
+}
+
+// A Whose says which interface a port is of.
+type Whose struct {
+	Interface   ec2.InterfaceID `json:"interface,omitempty"`
+	Instance    ec2.InstanceID  `json:"instance,omitempty"`
+	Name        string          `json:"name,omitempty"` // the tag Name of the instance, or of the interface
+	Address     string          `json:"address,omitempty"`
+	VPC         string          `json:"vpc,omitempty"` // the id, or "classic"
+	Region      ec2.Region      `json:"region,omitempty"`
+	Account     ec2.AccountID   `json:"account,omitempty"`
+	AccountName string          `json:"account_name,omitempty"`
+}
+
+func whoseOf(view *state.View, eni *ec2.Interface) Whose {
+	w := Whose{Interface: eni.ID, Instance: eni.Instance, Name: cmp.Or(tagName(view, string(eni.Instance)), tagName(view, string(eni.ID))),
+		Address: eni.Private.String(), VPC: ClassicName, Region: eni.Region, Account: eni.Account}
+	if n, ok := view.Network(eni.VNI); ok && n.VPC != "" {
+		w.VPC = string(n.VPC)
+	}
+	if a, ok := view.Account(eni.Account); ok {
+		w.AccountName = a.Name
+	}
+	return w
+}
+
+// unaddressed returns the Trace of a packet that has no destination: the receiver was named, is in another network than the
+// sender, and has no public address. It returns nil for all other packets.
+func (s *Server) unaddressed(src traceHost, dst *traceHost) *Trace {
+	if dst.eni == nil || src.eni != nil && (src.eni.VNI == dst.eni.VNI || !dst.named) {
 		return nil
 	}
-	a, err := netip.ParseAddr(text)
-	if err != nil || !a.Is4() {
-		return fmt.Errorf("%q is neither the id of an instance or interface nor an IPv4 address", text)
+	for _, p := range dst.eni.Addresses() {
+		if (p.Private == dst.address || p.Public == dst.address) && p.Public.IsValid() {
+			dst.address = p.Public
+			return nil
+		}
 	}
-	h.address, h.endpoint = a, snapshot.PortOf(vswitch.VNI(vni), a)
-	return nil
+	at, where := "uplink", "outside of the cluster"
+	if src.eni != nil {
+		at, where = src.endpoint.Port.Name(), "in another network"
+	}
+	return &Trace{
+		Verdict: verdict.NoRoute.String(), Meaning: verdict.NoRoute.Meaning(), At: at, Node: s.Node, Steps: []TraceStep{},
+		Reason: fmt.Sprintf("%s has no public address, and %s is %s", dst.text, src.text, where),
+	}
 }
 
 // aim sets the packet's addresses and returns the port where the packet enters the switch. From
@@ -107,47 +235,6 @@ func (s *Server) aim(src, dst traceHost, t *packet.Template) (*vswitch.Port, err
 	if up == nil {
 		return nil, fmt.Errorf("%s is outside the cluster, and this node has no uplink for its packets", src.address)
 	}
-	if dst.endpoint != nil {
-		if public := dst.endpoint.PublicOf(dst.address); public.IsValid() {
-			t.Flow.Dst = public
-		}
-	}
 	t.SrcMAC, t.DstMAC = up.NextHop, up.MAC
 	return up.Port, nil
-}
-
-// reason returns why a subnet has no route for the packet or for its reply; "" with another verdict
-// than NotRouted.
-func reason(view *state.View, result vswitch.Trace) string {
-	u := result.Unrouted
-	if result.Verdict != verdict.NotRouted || u == nil {
-		return ""
-	}
-	network, ok := view.Network(ec2.VNI(u.Network))
-	if !ok {
-		return ""
-	}
-	for s := range view.SubnetsIn(network.VPC) {
-		if s.CIDR == u.Subnet.Prefix {
-			return "no route to an internet gateway: " + whyUnrouted(view, s, u.Remote)
-		}
-	}
-	return ""
-}
-
-func whyUnrouted(view *state.View, s *ec2.Subnet, remote netip.Addr) string {
-	table := view.RouteTableOf(s)
-	if table == nil {
-		return fmt.Sprintf("%s has no route table", s.ID)
-	}
-	var best *ec2.Route
-	for i, r := range table.Routes {
-		if r.Destination.Contains(remote) && (best == nil || r.Destination.Bits() > best.Destination.Bits()) {
-			best = &table.Routes[i]
-		}
-	}
-	if best == nil {
-		return fmt.Sprintf("%s uses %s, which has no route to %s", s.ID, table.ID, remote)
-	}
-	return fmt.Sprintf("%s uses %s, where %s leads to %s, which is not attached to %s", s.ID, table.ID, best.Destination, best.Gateway, s.VPC)
 }
