@@ -103,7 +103,7 @@ const ourAlias = "eni-"
 func Devices(namespace string) ([]string, error) {
 	var names []string
 	err := netns.Do(namespace, func() error {
-		links, err := netlink.LinkList()
+		links, err := netns.Dump(netlink.LinkList)
 		for _, l := range links {
 			names = append(names, l.Attrs().Name)
 		}
@@ -154,7 +154,7 @@ func (n NIC) configure() error {
 // setAddresses sets the NIC's addresses and removes all others from the device, because an instance
 // must not keep its old address after a stop and start.
 func (n NIC) setAddresses(link netlink.Link) error {
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	have, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -227,7 +227,7 @@ func (n NIC) setRules(want []netip.Prefix) error {
 	if n.rulesTo == 0 {
 		return nil
 	}
-	have, err := netlink.RuleList(netlink.FAMILY_V4)
+	have, err := netns.Dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list routing rules: %w", err)
 	}

@@ -55,7 +55,7 @@ func (n *NIC) settle(link netlink.Link) error {
 // routesOfOthers returns the destinations of those routes of the main table that are not by a device of this
 // node or lab.
 func (n *NIC) routesOfOthers() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -164,7 +164,7 @@ func (n *NIC) foreignRoutes(link netlink.Link) ([]*netlink.Route, error) {
 
 // removeOldRoutes removes the NIC's routes from the main table that are not in want.
 func (n *NIC) removeOldRoutes(link netlink.Link, want []*netlink.Route) error {
-	have, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	have, err := netns.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

@@ -105,7 +105,7 @@ func (l *Lab) removeAttached() error {
 	for _, ns := range others {
 		var ours []string
 		err := netns.Do(ns, func() error {
-			links, err := netlink.LinkList()
+			links, err := netns.Dump(netlink.LinkList)
 			for _, link := range links {
 				if strings.HasSuffix(link.Attrs().Alias, instance.AliasOf("", l.namespace(""))) {
 					ours = append(ours, link.Attrs().Name)

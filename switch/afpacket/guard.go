@@ -180,7 +180,7 @@ func existing(name string) (netlink.Link, error) {
 }
 
 func (p *place) taken() (all []Taking, err error) {
-	links, err := netlink.LinkList()
+	links, err := netns.Dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the devices of the host: %w", err)
 	}
@@ -200,7 +200,7 @@ func (p *place) taken() (all []Taking, err error) {
 		}
 		device := ""
 		err := netns.Do(name, func() error {
-			links, err := netlink.LinkList()
+			links, err := netns.Dump(netlink.LinkList)
 			for _, l := range links {
 				if f, taken := parseAlias(l.Attrs().Alias); taken && f.owner == owner {
 					device = l.Attrs().Name
@@ -406,7 +406,7 @@ func (p *place) deleteHeld() error {
 	}
 	empty := true
 	err := p.inHeld(func() error {
-		links, err := netlink.LinkList()
+		links, err := netns.Dump(netlink.LinkList)
 		for _, l := range links {
 			empty = empty && l.Attrs().Flags&net.FlagLoopback != 0
 		}

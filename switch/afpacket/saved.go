@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"palisade/internal/netns"
 )
 
 // A savedState is the state of a device before it was taken. It is written into the device's alias,
@@ -121,7 +123,7 @@ func checkQdiscs(link netlink.Link) error {
 // its MAC. It fails if the device has other addresses.
 func linkLocal(link netlink.Link) (string, error) {
 	a := link.Attrs()
-	all, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	all, err := netns.Dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return "", fmt.Errorf("list the addresses of %s: %w", a.Name, err)
 	}
