@@ -399,7 +399,7 @@ func TestMTUOfADeviceStaysWithItsPort(t *testing.T) {
 	group := w.Group("wide", dns(planetest.Everywhere))
 	e := w.register("a", w.Public, group)
 	mtu := func() int {
-		endpoint := w.Switch.Snapshot().PortOf(vswitch.VNI(e.VNI), e.Private)
+		endpoint := w.Switch.Snapshot().Owner(vswitch.VNI(e.VNI), e.Private)
 		return w.Switch.Snapshot().Attachment(endpoint.Port).MTU
 	}
 	if got := mtu(); got != 0 {
