@@ -35,6 +35,20 @@ for operation in client.meta.service_model.operation_names:
     except botocore.exceptions.ClientError as e:
         assert e.response["Error"]["Code"] == "MissingParameter", e  # newer models say that the parameter is required
 
+ssm = boto3.client("ssm", endpoint_url=endpoint)
+latest = "/aws/service/ami-amazon-linux-latest/"
+parameter = ssm.get_parameter(Name=latest + "al2023-ami-kernel-6.1-x86_64")["Parameter"]
+named = max(
+    client.describe_images(Owners=["amazon"], Filters=[{"Name": "name", "Values": ["al2023-ami-2023*-kernel-6.1-x86_64"]}])["Images"],
+    key=lambda i: i["CreationDate"])
+assert parameter["Value"] == named["ImageId"] and parameter["Type"] == "String", (parameter, named["Name"])
+assert named["RootDeviceType"] == "ebs" and named["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is False, named
+both = ssm.get_parameters(Names=[parameter["Name"], "/no/such"])
+assert [p["Value"] for p in both["Parameters"]] == [named["ImageId"]] and both["InvalidParameters"] == ["/no/such"], both
+below = [p["Name"] for page in ssm.get_paginator("get_parameters_by_path").paginate(Path=latest) for p in page["Parameters"]]
+assert parameter["Name"] in below and len(below) == len(set(below)) > 10, below
+refused("ParameterNotFound", ssm.get_parameter, Name="/no/such")
+
 vpc = resource.create_vpc(CidrBlock="10.20.0.0/16", TagSpecifications=[{"ResourceType": "vpc", "Tags": [{"Key": "Name", "Value": "boto"}]}])
 vpc.wait_until_available()
 assert vpc.cidr_block == "10.20.0.0/16" and not vpc.is_default and vpc.tags == [{"Key": "Name", "Value": "boto"}]
@@ -79,6 +93,16 @@ assert instance.state == {"Code": 16, "Name": "running"} and instance.vpc_id == 
 assert [g["GroupId"] for g in instance.security_groups] == [group.id] and instance.tags == [{"Key": "Name", "Value": "boto"}]
 assert [i.id for i in resource.instances.filter(Filters=[{"Name": "tag:Name", "Values": ["bot?"]}, {"Name": "vpc-id", "Values": [vpc.id]}])] == [instance.id]
 client.get_waiter("instance_status_ok").wait(InstanceIds=[instance.id])
+volume = resource.create_volume(AvailabilityZone=subnet.availability_zone, Size=10, VolumeType="gp3", Encrypted=True)
+client.get_waiter("volume_available").wait(VolumeIds=[volume.id])
+volume.attach_to_instance(InstanceId=instance.id, Device="/dev/sdf")
+client.get_waiter("volume_in_use").wait(VolumeIds=[volume.id])
+assert [v.id for v in instance.volumes.all()] == [volume.id]
+refused("VolumeInUse", volume.delete)
+volume.detach_from_instance()
+client.get_waiter("volume_available").wait(VolumeIds=[volume.id])
+volume.delete()
+client.get_waiter("volume_deleted").wait(VolumeIds=[volume.id])
 [nic] = instance.network_interfaces
 assert nic.private_ip_address == instance.private_ip_address and nic.status == "in-use"
 refused("DependencyViolation", group.delete)
