@@ -95,6 +95,10 @@ func TestDeprecatedImagesAreHiddenUnlessNamed(t *testing.T) {
 	if len(exact) != 1 || !strings.HasPrefix(*exact[0].CreationDate, "2021-04-30") || !strings.HasPrefix(*exact[0].DeprecationTime, "2023-04-30") {
 		t.Fatalf("the exact name finds %+v, want the image of 2021-04-30, deprecated two years later", exact)
 	}
+	last := images(t, api, &sdk.DescribeImagesInput{Filters: []types.Filter{filterOf("name", "ubuntu/images/hvm-ssd/ubuntu-xenial-16.04-amd64-server-*")}})
+	if len(last) != 1 || !strings.HasSuffix(*last[0].Name, "-20210928") || last[0].DeprecationTime != nil {
+		t.Errorf("a series that ended in 2021 has %+v, want its last image", last)
+	}
 	if byID := images(t, api, &sdk.DescribeImagesInput{ImageIds: []string{*exact[0].ImageId}}); len(byID) != 1 {
 		t.Errorf("the id of a deprecated image finds %d images, want it", len(byID))
 	}

@@ -1,10 +1,12 @@
 package state
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"palisade/ec2"
+	"palisade/ec2/region"
 )
 
 // volumeSamples returns one request of each type of volumeRequests, with all fields set, and those with
@@ -122,6 +124,11 @@ func TestVolumeIsAttachedToOneInstanceOfItsZone(t *testing.T) {
 	w.must(&DetachVolume{Account: dev, Region: east, Volume: v.ID})
 	w.refused(&DetachVolume{Account: dev, Region: east, Volume: v.ID}, "IncorrectState")
 	w.refused(&CreateVolume{Account: dev, Region: east, Zone: "us-east-1z", Disk: ec2.Disk{Size: 1}}, "InvalidZone.NotFound")
+
+	zones := w.state.View().Zones(east)
+	far := zones[slices.IndexFunc(zones, func(z region.Zone) bool { return z.Name != w.subnet.Zone })].Name
+	distant := w.must(&CreateVolume{Account: dev, Region: east, Zone: far, Disk: ec2.Disk{Size: 1}}).Volume.After
+	w.refused(&AttachVolume{dev, east, distant.ID, i, "/dev/sdg"}, "InvalidVolume.ZoneMismatch")
 
 	shared := w.must(&CreateVolume{Account: dev, Region: east, Zone: w.subnet.Zone, Disk: ec2.Disk{Size: 4, Type: "io2", IOPS: 100}, MultiAttach: true}).Volume.After
 	w.must(&AttachVolume{dev, east, shared.ID, i, "/dev/sdh"})
