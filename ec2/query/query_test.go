@@ -1,6 +1,7 @@
 package query_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -132,7 +133,25 @@ func (w *world) as(name string) *sdk.Client {
 		Region:       region,
 		Credentials:  credentials.NewStaticCredentialsProvider("AKID"+strings.ToUpper(name), "secret of "+name, ""),
 		Retryer:      aws.NopRetryer{},
+		HTTPClient:   &http.Client{Transport: wholeBodies{}},
 	})
+}
+
+// wholeBodies sends each request with a body of its own. The SDK closes its body as soon as the answer
+// begins; if the transport has not seen the end of the body by then, it takes the request for broken and
+// closes the connection, in the middle of an answer of more than some kilobytes.
+type wholeBodies struct{}
+
+func (wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	own := r.Clone(r.Context())
+	if r.Body != nil {
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return nil, err
+		}
+		own.Body = io.NopCloser(bytes.NewReader(data))
+	}
+	return http.DefaultTransport.RoundTrip(own)
 }
 
 // accessKey returns the access key of the named account.
