@@ -172,6 +172,7 @@ type errorBudgets [256]time.Duration
 
 // allow reports whether an error may be sent now, and counts it.
 func (e *errorBudgets) allow(to netip.Addr, now time.Duration) bool {
+	failpoint.Reach()
 	b := to.As4()
 	spent := &e[b[0]^b[1]^b[2]^b[3]]
 	if *spent > now+errorBurst {

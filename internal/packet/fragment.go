@@ -49,6 +49,7 @@ func FragmentationNeeded(out, frame []byte, p *Packet, gateway netip.Addr, mtu i
 // quoteFirst gives the quoted headers of a frame that stands for several packets the lengths
 // of the first packet.
 func quoteFirst(quoted []byte, p *Packet) {
+	failpoint.Reach()
 	binary.BigEndian.PutUint16(quoted[2:], uint16(p.Largest))
 	quoted[10], quoted[11] = 0, 0
 	binary.BigEndian.PutUint16(quoted[10:], ^fold(sum16(quoted[:p.L4-p.L3])))

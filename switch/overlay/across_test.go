@@ -118,6 +118,7 @@ type siteConfig struct {
 	offloads    packet.Offloads // of every station
 	mtu         int             // the network's MTU
 	tunnelMTU   int             // the tunnels' MTU; 0 means the network's
+	portMTU     int             // of the instances' devices; 0 means the network's
 	connections int             // capacity of each tracker; 0 means 4096
 	log         *slog.Logger
 }
@@ -170,7 +171,7 @@ func newSite(t testing.TB, c siteConfig, number uint32, device *Device) *site {
 		}
 		o.Port = port(h.name, vswitch.InstancePort)
 		e.AddEndpoint(vni, o)
-		s.attached[h.name] = vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set}
+		s.attached[h.name] = vswitch.Attachment{Endpoint: o, Zone: tracker.AddZone(h.epoch, conntrack.Timeouts{}), Rules: set, MTU: c.portMTU}
 		e.Attach(o.Port, vni, s.attached[h.name])
 	}
 	sw.Publish(e)

@@ -104,6 +104,7 @@ func TestPanicInEachFunctionIsContained(t *testing.T) {
 		{siteConfig{mtu: acrossMTU, offloads: packet.StreamOffloads}, 3, Sealed},
 		{siteConfig{mtu: acrossMTU, tunnelMTU: 900, offloads: packet.DatagramOffloads}, 4, Sealed},
 		{siteConfig{mtu: acrossMTU, offloads: packet.DatagramOffloads}, 5, VXLAN},
+		{siteConfig{mtu: acrossMTU, portMTU: 600, offloads: packet.DatagramOffloads}, 7, Sealed},
 		{siteConfig{mtu: acrossMTU, connections: 256, offloads: packet.DatagramOffloads}, 6, Sealed},
 	}
 	// For each function: the run that calls it most often, and how often.
