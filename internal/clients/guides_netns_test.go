@@ -123,6 +123,7 @@ func TestClients(t *testing.T) {
 		{"Terraform", testTerraform},
 		{"recorded calls of Terraform", testRecordedCalls},
 		{"Ansible", testAnsible},
+		{"script that empties a VPC", testEmptyVPC},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
