@@ -66,7 +66,7 @@ soak: setup-clients setup-rivals build ## the long tests: measurements across no
 	$(MAKE) fuzz FUZZTIME=60s
 	CI=true go test -count=3 -p 1 -timeout 60m ./...
 	CI=true go test -tags soak -count=1 -timeout 60m -run 'SlowTracker|Netfilter|RealTime' -v ./switch
-	CI=true go test -tags soak -count=1 -timeout 30m -run 'EverySize|TerraformLaunches' -v ./internal/clients
+	CI=true go test -tags soak -count=1 -timeout 60m -run 'Soak|EverySize|TerraformLaunches' -v ./internal/clients
 
 # Debian starts the services of new packages. Those that did not exist before are stopped and disabled.
 setup-rivals: fresh := $(filter-out $(notdir $(wildcard /etc/init.d/*)),openvswitch-switch uuidd)
