@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"palisade/conntrack"
@@ -53,6 +54,7 @@ func newFrame(s *Switch) *frame {
 	f := &frame{sw: s, decoder: packet.NewDecoder(), memory: make([]byte, readAheadBytes+frameSize), scratch: make([]byte, frameSize)}
 	f.buffer = f.memory
 	f.emit = f.emitPlain
+	f.errors.seed = rand.Uint32() | 1
 	f.sending.begin(f)
 	f.cutting.begin(f)
 	return f

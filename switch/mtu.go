@@ -1,7 +1,7 @@
 package vswitch
 
 import (
-	"net/netip"
+	"encoding/binary"
 	"time"
 
 	"palisade/internal/failpoint"
@@ -86,7 +86,7 @@ func (f *frame) emitPiece(out []byte) error {
 // another node accepts from this one only addresses of interfaces that are leased to this one.
 func (f *frame) answerTooBig(to *Endpoint, mtu int) {
 	failpoint.Reach()
-	if f.trace != nil || !f.errors.allow(f.pkt.Flow.Src, f.now) {
+	if f.trace != nil || !f.errors.of(f).allow(f.now) {
 		return
 	}
 	switch f.in.kind {
@@ -162,22 +162,39 @@ func (f *frame) answerTunnel(to *Endpoint, mtu int) {
 }
 
 const (
-	errorEvery = time.Millisecond       // the rate of errors to one address, in the long run
+	errorEvery = time.Millisecond       // the rate of errors to one sender, in the long run
 	errorBurst = 200 * time.Millisecond // as many errors at once as are due in this time
 )
 
-// errorBudgets limits the ICMP errors to each address (RFC 1812 §4.3.2.8). Addresses with the same hash
-// share a budget. It belongs to one poller. An entry is the time until which its budget is used up.
-type errorBudgets [256]time.Duration
+// An errorBudget limits the ICMP errors to a sender (RFC 1812 §4.3.2.8). It is the time until which it is
+// used up.
+type errorBudget time.Duration
 
 // allow reports whether an error may be sent now, and counts it.
-func (e *errorBudgets) allow(to netip.Addr, now time.Duration) bool {
+func (b *errorBudget) allow(now time.Duration) bool {
 	failpoint.Reach()
-	b := to.As4()
-	spent := &e[b[0]^b[1]^b[2]^b[3]]
-	if *spent > now+errorBurst {
+	until := time.Duration(*b)
+	if until > now+errorBurst {
 		return false
 	}
-	*spent = max(*spent, now) + errorEvery
+	*b = errorBudget(max(until, now) + errorEvery)
 	return true
+}
+
+// errorBudgets has the budgets of the senders outside and at other nodes. Those whose addresses have the
+// same hash share one; a sender cannot know whose. It belongs to one poller.
+type errorBudgets struct {
+	byHash [1 << 10]errorBudget
+	seed   uint32 // random and odd
+}
+
+// of returns the budget of the frame's sender. Each port of an instance has its own, so that no instance
+// uses up another's.
+func (e *errorBudgets) of(f *frame) *errorBudget {
+	failpoint.Reach()
+	if f.in.kind == InstancePort {
+		return &f.in.errors
+	}
+	src := f.pkt.Flow.Src.As4()
+	return &e.byHash[binary.BigEndian.Uint32(src[:])*e.seed>>22]
 }

@@ -3,7 +3,6 @@ package vswitch
 import (
 	"bytes"
 	"encoding/binary"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -185,28 +184,42 @@ func TestErrorAboutASuperframeQuotesItsFirstPacket(t *testing.T) {
 	}
 }
 
-// TestErrorsToOneAddressAreLimited: 200 at once and 1000 in a second; other addresses have a budget of their own.
-func TestErrorsToOneAddressAreLimited(t *testing.T) {
-	var e errorBudgets
-	allowed := func(to netip.Addr, now time.Duration) (n int) {
+// TestErrorsToOneSenderAreLimited: 200 at once and 1000 in a second. Each instance has a budget of its own,
+// and so have addresses at other nodes and outside that do not share a hash.
+func TestErrorsToOneSenderAreLimited(t *testing.T) {
+	b, _ := newMTUBed(t)
+	allowed := func(port, from string, now time.Duration) (n int) {
+		f := b.frame
+		f.in, f.pkt.Flow.Src = b.ports[port], addr(from)
 		for range 1000 {
-			if e.allow(to, now) {
+			if f.errors.of(f).allow(now) {
 				n++
 			}
 		}
 		return n
 	}
-	web, app := addr("10.10.0.4"), addr("10.10.0.5")
+	b.frame.errors.seed = 1<<22 + 1
 	for _, tt := range []struct {
-		to         netip.Addr
+		port, from string
 		now        time.Duration
-		from, most int
-	}{{web, time.Second, 200, 202}, {web, time.Second, 0, 0}, {app, time.Second, 200, 202}, {web, time.Second + 50*time.Millisecond, 49, 51}, {web, time.Hour, 200, 202}} {
-		if n := allowed(tt.to, tt.now); n < tt.from || n > tt.most {
-			t.Errorf("%d errors to %v at %v, want %d to %d", n, tt.to, tt.now, tt.from, tt.most)
+		low, high  int
+	}{
+		{"web", "10.10.0.4", time.Second, 200, 202},
+		{"web", "10.10.0.4", time.Second, 0, 0},
+		{"web", "10.10.0.99", time.Second, 0, 0}, // another address of the same instance
+		{"app", "10.10.0.4", time.Second, 200, 202},
+		{"web", "10.10.0.4", time.Second + 50*time.Millisecond, 49, 51},
+		{"web", "10.10.0.4", time.Hour, 200, 202},
+		{"uplink", "203.0.113.25", time.Second, 200, 202},
+		{"uplink", "203.0.113.25", time.Second, 0, 0},
+		{"uplink", "203.0.113.26", time.Second, 200, 202},
+		{"tunnel", "10.10.0.8", time.Second, 200, 202},
+	} {
+		if n := allowed(tt.port, tt.from, tt.now); n < tt.low || n > tt.high {
+			t.Errorf("%d errors to %s behind %s at %v, want %d to %d", n, tt.from, tt.port, tt.now, tt.low, tt.high)
 		}
 	}
-	b, _ := newMTUBed(t)
+	b, _ = newMTUBed(t)
 	c := crossings[0]
 	frame := packettest.Build(c.frame(1400, true))
 	for range 300 {

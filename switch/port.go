@@ -41,7 +41,7 @@ type end interface {
 
 // A Port is where frames enter and leave the switch. The Switch owns it from AddPort to RemovePort.
 //
-// The fields above share do not change after AddPort. share and panics belong to the port's poller.
+// The fields above share do not change after AddPort. share, panics and errors belong to the port's poller.
 // All other fields are atomic: any poller writes to the port and counts, and any goroutine reads
 // the counters.
 type Port struct {
@@ -58,6 +58,7 @@ type Port struct {
 	share  share       // of the poller's time; used by the poller alone
 	pace   pace        // of the writes to the port
 	panics panicCount  // used by the poller alone
+	errors errorBudget // of an instance; used by the poller alone
 	shut   atomic.Bool // see IsShut
 
 	// What was read from the device, and what was written to it.
