@@ -3,7 +3,6 @@ package clients
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -196,19 +195,6 @@ func checkFlow(t *testing.T, f *flow, sizes []int) int {
 		}
 	}
 	return len(sizes)
-}
-
-// nearMTUs returns payload sizes around every MTU that an end, a tunnel or an uplink has, and some at random.
-func nearMTUs(r *rand.Rand, others int) (sizes []int) {
-	for _, mtu := range []int{68, 576, 1280, 1400, 1406, 1500, 2972, 9000} {
-		for size := mtu - 38; size <= mtu-18; size++ {
-			sizes = append(sizes, max(size, 1))
-		}
-	}
-	for range others {
-		sizes = append(sizes, 1+r.IntN(9000))
-	}
-	return sizes
 }
 
 const (
