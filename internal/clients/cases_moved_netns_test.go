@@ -12,7 +12,7 @@ import (
 // movedAddress moves a secondary address from the server to the client, as a standby takes it over. A neighbour,
 // whose ARP cache has the server's MAC address, reaches the new owner at once, and the new owner's rules decide.
 func (s *testbed) movedAddress(t *testing.T) {
-	const vip = "10.0.1.201"
+	const vip = "10.0.1.202"
 	address, yes := netip.MustParseAddr(vip), true
 	neighbour := s.launch(t, "neighbour", s.serverSubnet, s.groups["other"])
 	both, first := permission("tcp", 7113, 7113, "10.0.0.0/16"), permission("tcp", 7114, 7114, "10.0.0.0/16")
