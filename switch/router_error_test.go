@@ -70,7 +70,7 @@ func TestErrorOfTheNextRouterReachesItsSender(t *testing.T) {
 }
 
 // TestErrorFromOutsideIsNotAboutAConnectionInside: connections between instances, by private or public addresses,
-// never leave by the uplink, so nobody outside can have an error about them to report.
+// never leave by the uplink, so no host outside can have an error about them to report.
 func TestErrorFromOutsideIsNotAboutAConnectionInside(t *testing.T) {
 	b := newTestbed(t)
 	b.rules("app", permit(ec2.UDP, 53, 53, "10.10.0.4/32"), permit(ec2.UDP, 53, 53, "198.18.0.4/32"))

@@ -20,7 +20,7 @@ type Trace struct {
 	// Unrouted describes why a packet is NotRouted; nil for all other verdicts.
 	Unrouted *Unrouted
 	// NoPublic is the sender, if the packet has NoRoute because the sender's address has no public one. Absent is the
-	// destination, if it has NoRoute because nobody in the sender's network has it.
+	// destination, if it has NoRoute because no interface of the sender's network has it.
 	NoPublic *Endpoint
 	Absent   *Absent
 	// Onward is the frame that would go to another node, where TraceTunnel continues; nil if the

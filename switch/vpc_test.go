@@ -300,7 +300,7 @@ func TestMovedAddressIsReachedByItsFormerMAC(t *testing.T) {
 	}
 	send(macOf("1web"), 22, "1web", verdict.Forward)
 	b.change("1web", func(o *Endpoint) { o.Further = o.Further[:1] })
-	send(macOf("1web"), 22, "2app", verdict.NoRoute) // nobody has it
+	send(macOf("1web"), 22, "2app", verdict.NoRoute) // no interface has it
 	b.change("3nat", func(o *Endpoint) { o.Further = []Pair{{Private: moved}}; o.Unchecked = false })
 	send(macOf("1web"), 22, "3nat", verdict.Forward)
 	if p := b.delivered("3nat"); p.DstMAC != macOf("3nat") || p.SrcMAC != macOf("2app") {

@@ -1,4 +1,4 @@
-// Package catalogue has the images that anybody can find by owner and name: the published names of
+// Package catalogue has the public images, which are found by owner and name: the published names of
 // Amazon Linux, Ubuntu and Debian, and the public SSM parameters that name the newest of them.
 //
 // It is static data: series.go has each series of images, with its releases. Every region has every

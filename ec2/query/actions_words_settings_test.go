@@ -4,7 +4,7 @@ import "maps"
 
 func init() { maps.Copy(descriptions, settingsDescriptions) }
 
-// settingsDescriptions are those of actions that only show something which nobody can change here.
+// settingsDescriptions are those of actions that only show what cannot be changed here.
 var settingsDescriptions = map[string]description{
 	"DescribeAccountVpcEncryptionControl":         {"Shows that the encryption in VPCs is not controlled.", ""},
 	"DescribeAggregateIdFormat":                   {"Shows that resources have long ids.", ""},

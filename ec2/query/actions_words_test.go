@@ -47,7 +47,7 @@ var descriptions = map[string]description{
 	"DescribeAvailabilityZones":                  {"Shows the zones of the region.", ""},
 	"DescribeEnforcement":                        {"Waits until all nodes enforce the state of an index, and tells which do not.", "Ours; EC2 has nothing like it. See FIDELITY.md."},
 	"DescribeIamInstanceProfileAssociations":     {"Shows which instances have an IAM role: none.", "Always empty."},
-	"DescribeImages":                             {"Shows the requested images, or the published ones and those of the account's instances, the newest first.", "An image that nobody published is shown for each well-formed id; all images boot what the nodes have."},
+	"DescribeImages":                             {"Shows the requested images, or the published ones and those of the account's instances, the newest first.", "Each other well-formed id also has an image; all images boot what the nodes have."},
 	"DescribeInstanceAttribute":                  {"Shows one attribute of an instance.", ""},
 	"DescribeInstanceStatus":                     {"Shows the status of instances as reported by their nodes.", ""},
 	"DescribeInstances":                          {"Shows instances by reservation.", ""},

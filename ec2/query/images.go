@@ -18,8 +18,8 @@ var imageActions = map[string]handler{
 	"DescribeIamInstanceProfileAssociations": action(describeProfileAssociations),
 }
 
-// imageOwner is the owner that images show that nobody published. There is no such account, because
-// the images are part of the nodes.
+// imageOwner is the owner of images outside of the catalogue. There is no such account, because the
+// images are part of the nodes.
 const imageOwner = "000000000000"
 
 // classicImages are the image of the EC2 Getting Started Guide (2006), which serves ssh, and
@@ -82,8 +82,8 @@ type image struct {
 	parameters []string // public parameters of SSM that name it
 }
 
-// imageNamed returns the image with a well-formed id: a published one, a Classic one, or one that
-// nobody published. The latter have an EBS root device like nearly all images today.
+// imageNamed returns the image with a well-formed id: a published one, a Classic one, or one
+// outside of the catalogue, which has an EBS root device like nearly all images today.
 func imageNamed(region ec2.Region, id string) image {
 	if published, ok := catalogue.Find(string(region), id); ok {
 		return publishedImage(published)
@@ -105,7 +105,7 @@ func imageNamed(region ec2.Region, id string) image {
 	return image{imageItem: item, newest: true}
 }
 
-// otherRoot is the root device of an image that nobody published, unless a launch names another one.
+// otherRoot is the root device of an image outside of the catalogue, unless a launch names another one.
 const otherRoot = "/dev/xvda"
 
 func publishedImage(i catalogue.Image) image {
@@ -275,7 +275,7 @@ func (c *call) images(r *describeImagesRequest) (list []image) {
 	return list
 }
 
-// shows reports whether a request wants to see an image, apart from its filters. Nobody owns an image
+// shows reports whether a request wants to see an image, apart from its filters. No account owns an image
 // here, and none has launch permissions for single accounts.
 //
 // A deprecated image is shown if the request includes such images or names the image, by its id or by

@@ -129,7 +129,7 @@ func TestImagesAreListedInPages(t *testing.T) {
 	}
 }
 
-// Code that names an image which nobody published here still finds an image with an EBS root.
+// Code that names an image outside of the catalogue still finds an image with an EBS root.
 func TestAnyImageIDHasAnImage(t *testing.T) {
 	w := newVPCWorld(t)
 	api := w.as("dev")

@@ -127,7 +127,7 @@ func devicesOf(mappings []blockDeviceParam) (devices []string, err error) {
 	return devices, nil
 }
 
-// rootAmong returns the root device of an image that nobody published: the one that the launch names, because
+// rootAmong returns the root device of an image outside of the catalogue: the one that the launch names, because
 // its author knows the image.
 func rootAmong(devices []string) string {
 	if slices.Contains(devices, otherRoot) || !slices.Contains(devices, "/dev/sda1") {

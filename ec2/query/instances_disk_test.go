@@ -27,7 +27,7 @@ func TestLaunchMapsDisks(t *testing.T) {
 		{"nothing", ubuntu, nil, "/dev/sda1", map[string]string{"/dev/sda1": "gp3"}},
 		{"a larger root", ubuntu, []types.BlockDeviceMapping{disk("/dev/sda1", types.EbsBlockDevice{VolumeSize: aws.Int32(20), VolumeType: "gp3", DeleteOnTermination: aws.Bool(true)})}, "/dev/sda1", map[string]string{"/dev/sda1": "gp3"}},
 		{"an encrypted root", other, []types.BlockDeviceMapping{disk("/dev/xvda", types.EbsBlockDevice{Encrypted: aws.Bool(true)}), disk("/dev/sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(100)})}, "/dev/xvda", map[string]string{"/dev/xvda": "gp2", "/dev/sdf": "gp2"}},
-		{"the root of an image that nobody knows", other, []types.BlockDeviceMapping{disk("/dev/sda1", types.EbsBlockDevice{VolumeSize: aws.Int32(20)})}, "/dev/sda1", map[string]string{"/dev/sda1": "gp2"}},
+		{"the root of an image outside of the catalogue", other, []types.BlockDeviceMapping{disk("/dev/sda1", types.EbsBlockDevice{VolumeSize: aws.Int32(20)})}, "/dev/sda1", map[string]string{"/dev/sda1": "gp2"}},
 		{"a fast disk", other, []types.BlockDeviceMapping{disk("/dev/sdf", types.EbsBlockDevice{VolumeSize: aws.Int32(100), VolumeType: "io2", Iops: aws.Int32(5000), KmsKeyId: aws.String("alias/x"), Encrypted: aws.Bool(true)})}, "/dev/xvda", map[string]string{"/dev/xvda": "gp2", "/dev/sdf": "io2"}},
 		{"no instance store", ubuntu, []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sdb"), NoDevice: aws.String("")}}, "/dev/sda1", map[string]string{"/dev/sda1": "gp3"}},
 		{"instance store", ubuntu, []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sdb"), VirtualName: aws.String("ephemeral0")}}, "/dev/sda1", map[string]string{"/dev/sda1": "gp3"}},

@@ -122,8 +122,8 @@ func (o *launchOptions) options(c *call) (ec2.InstanceOptions, error) {
 	}, nil
 }
 
-// group returns the name of the placement group that a request gives by name or by id. Nobody has
-// dedicated hosts here, so each id of a host is unknown.
+// group returns the name of the placement group that a request gives by name or by id. No account
+// has dedicated hosts here, so each id of a host is unknown.
 func (p *groupPlacement) group(c *call) (*string, error) {
 	switch {
 	case p.Host != "":

@@ -245,7 +245,7 @@ func describeInstanceTypeOfferings(c *call, r *describeInstanceTypeOfferingsRequ
 				locations = append(locations, z.Name)
 			}
 		}
-	case "outpost": // nobody has one
+	case "outpost": // no account has one
 	default:
 		return nil, ec2.Errorf("InvalidParameterValue", "Value (%s) for parameter locationType is invalid.", wire.Quote(locationType))
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // A Plan is the decision of an operator about the regions of a cluster. In a zero Plan the zones of
-// a region are those that its nodes are labelled with (ec2.Node.Zone). Nobody changes a Plan in
-// place, because Views share it.
+// a region are those that its nodes are labelled with (ec2.Node.Zone). A Plan is never changed
+// in place, because Views share it.
 type Plan struct {
 	Every   bool     `json:",omitempty"` // every region of AWS is served, with AWS's zones
 	Regions []Region `json:",omitempty"` // by name; they precede Every and the labels

@@ -19,7 +19,7 @@ import (
 type traceHost struct {
 	text     string            // as given
 	address  netip.Addr        // as given, or the first private address of the named interface
-	eni      *ec2.Interface    // nil for a host outside, or an address that nobody has in the sender's network
+	eni      *ec2.Interface    // nil for a host outside, or an address that no interface of the sender's network has
 	named    bool              // by an id or a name, not by an address
 	endpoint *vswitch.Endpoint // of eni; nil if eni is nil, or its node reports it down
 }
@@ -46,7 +46,7 @@ func (s *Server) findHosts(view *state.View, r traceRequest) (src, dst traceHost
 		return src, dst, fmt.Errorf("%s (%s) has no port: its node %s reports it down", r.From, src.eni.ID, src.eni.Node)
 	}
 	receivers = narrowed(receivers, senders)
-	// Of a private address that is in no network of the sender, the sender's network decides: nobody has it there.
+	// Of a private address that is in no network of the sender, the sender's network decides: no interface has it there.
 	if len(receivers) > 1 && (src.eni == nil || isNamed(r.To)) {
 		return src, dst, ambiguous(view, r.To, receivers)
 	}

@@ -33,7 +33,7 @@ func TestTraceFindsPrivateAddressesOfVPCs(t *testing.T) {
 	open := f.Group("open", planetest.TCP(80, planetest.Everywhere))
 	web, db := f.Register("node1", "web", f.Public, open), f.Register("node1", "db", f.Private, open)
 	w, d := web.Private.String(), db.Private.String()
-	f.traces(w, d, "tcp/80", "forward", "") // nobody else has these addresses
+	f.traces(w, d, "tcp/80", "forward", "") // no other interface has these addresses
 	f.traces(w, d, "tcp/81", "no-rule", "ec2-authorize "+string(open)+" -P tcp -p 81 -s "+w+"/32")
 
 	// A second VPC has the address of web, but not that of db.
@@ -62,7 +62,7 @@ func TestTraceFindsPrivateAddressesOfVPCs(t *testing.T) {
 	f.asks("standby", planetest.Laptop, "standby may be 2 interfaces", string(web.ID), string(twin.ID))
 	f.traces("standby", string(db.ID), "tcp/80", "forward", "") // the one in the VPC of db
 
-	// A third host of the second VPC: nobody in the first has its address.
+	// A third host of the second VPC: no interface of the first has its address.
 	third := f.Register("node1", "third", subnet("10.0.3.0/24"), other.Group)
 	f.traces(string(web.ID), third.Private.String(), "tcp/80", "no-route", "no interface in "+string(f.VPC.ID)+" has "+third.Private.String())
 	f.traces(string(web.ID), third.Private.String(), "tcp/80", "no-route", "it is the address of "+string(third.ID)+", ")
