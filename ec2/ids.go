@@ -31,6 +31,10 @@ type (
 	PlacementGroupID string // "pg-…"
 	DHCPOptionsID    string // "dopt-…"
 	VolumeID         string // "vol-…"
+
+	NATGatewayID string // "nat-…"
+	PeeringID    string // "pcx-…"
+	PrefixListID string // "pl-…"
 )
 
 // VNI names one flat address space, as in RFC 7348 §5: 24 bits.

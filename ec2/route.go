@@ -17,11 +17,19 @@ type RouteTable struct {
 	ClientToken  string `json:",omitempty"`
 }
 
-// A Route leads to an internet gateway. It is a black hole when the gateway is not attached to
-// the VPC any more.
+// A Route leads packets for its destination, a range or the entries of a prefix list, to one target:
+// an internet gateway, a NAT gateway, a peered VPC, or an interface, which a request can name by its
+// instance. It is a black hole while its target does not exist, or can carry nothing.
+//
+// A route to a block of the VPC itself takes the place of the local route.
 type Route struct {
 	Destination netip.Prefix
+	PrefixList  PrefixListID `json:",omitempty"` // in place of Destination
 	Gateway     GatewayID
+	NAT         NATGatewayID `json:",omitempty"`
+	Peering     PeeringID    `json:",omitempty"`
+	Interface   InterfaceID  `json:",omitempty"`
+	Instance    InstanceID   `json:",omitempty"` // that the request named; Interface is its interface
 }
 
 // A RouteAssociation makes a route table apply to a subnet.

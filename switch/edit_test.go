@@ -202,7 +202,7 @@ func TestAddressIsFoundOnlyInItsNetwork(t *testing.T) {
 		if want, _ := netip.ParseAddr(gateway); s.Gateway != want || s.contains(addr(address)) != (gateway != "") {
 			t.Errorf("%s is in subnet %v, want the one of %s", address, s.Prefix, gateway)
 		}
-		if want := gateway == "10.0.1.1"; (s.TargetOf(laptop) == Internet) != want || s.TargetOf(stranger) != Nowhere {
+		if want := gateway == "10.0.1.1"; (s.TargetOf(laptop).Kind == Internet) != want || s.TargetOf(stranger).Kind != Nowhere {
 			t.Errorf("the routes of %s lead to %v and %v", s.Prefix, s.TargetOf(laptop), s.TargetOf(stranger))
 		}
 	}

@@ -191,7 +191,7 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 // It returns false and NotRouted if they do not.
 func (f *frame) checkRoute(s *Subnet, of *Endpoint, remote netip.Addr) (verdict.Verdict, bool) {
 	failpoint.Reach()
-	if s.TargetOf(remote) == Internet {
+	if s.TargetOf(remote).Kind == Internet {
 		return verdict.Unset, true
 	}
 	if f.trace != nil {

@@ -29,17 +29,28 @@ type Route struct {
 }
 
 // A Target is where a route leads to.
-type Target uint8
+type Target struct {
+	Kind Kind
+	Peer VNI        // the network of a Peer
+	Via  netip.Addr // the private address, in the network, of an Interface or NAT gateway
+}
+
+// A Kind is what a route leads to.
+type Kind uint8
 
 const (
-	Nowhere  Target = iota // a black hole, such as a route to a gateway that is not attached
-	Internet               // the uplink, and the public addresses of other instances
+	Nowhere   Kind = iota // a black hole, such as a route to a gateway that is not attached
+	Internet              // the uplink, and the public addresses of other instances
+	Local                 // the interfaces of the network itself
+	Peer                  // the interfaces of another network, as long as the two are peers
+	Interface             // an interface of the network, which forwards for others
+	NAT                   // a NAT gateway of the network
 )
 
 // flat returns the only Subnet of a network that has a gateway itself, as EC2-Classic has. All its
 // hosts are on one link, and it has a default route.
 func flat(n *Network) Subnet {
-	return Subnet{Prefix: n.Prefix, Gateway: n.Gateway, Routes: []Route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), Internet}}}
+	return Subnet{Prefix: n.Prefix, Gateway: n.Gateway, Routes: []Route{{netip.PrefixFrom(netip.IPv4Unspecified(), 0), Target{Kind: Internet}}}}
 }
 
 // setSubnets compiles the routes of a network.

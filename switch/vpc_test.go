@@ -41,7 +41,7 @@ var vpcHosts = []vpcHost{
 var everywhere = netip.MustParsePrefix("0.0.0.0/0")
 
 func vpcNetwork(v VNI) Network {
-	out := []Route{{everywhere, Internet}, {netip.MustParsePrefix("198.51.100.0/24"), Nowhere}}
+	out := []Route{{everywhere, Target{Kind: Internet}}, {netip.MustParsePrefix("198.51.100.0/24"), Target{}}}
 	return Network{VNI: v, Prefix: netip.MustParsePrefix("10.0.0.0/16"), MTU: 1500, Subnets: []Subnet{
 		{Prefix: netip.MustParsePrefix("10.0.1.0/24"), Gateway: addr("10.0.1.1"), Routes: out},
 		{Prefix: netip.MustParsePrefix("10.0.2.0/24"), Gateway: addr("10.0.2.1")},
@@ -181,7 +181,7 @@ func TestRoutesDecideAboutInternetAccess(t *testing.T) {
 
 	// The gateway is detached: the route is a black hole, for established connections too.
 	n := vpcNetwork(ours)
-	n.Subnets[0].Routes = []Route{{everywhere, Nowhere}}
+	n.Subnets[0].Routes = []Route{{everywhere, Target{}}}
 	b.generation++
 	e := b.sw.Edit(b.generation)
 	e.Network(n)

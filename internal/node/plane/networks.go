@@ -89,9 +89,9 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 // the route drops packets.
 func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
 	if g, ok := p.view.InternetGateway(r.Gateway); ok && g.VPC == vpc {
-		return vswitch.Internet
+		return vswitch.Target{Kind: vswitch.Internet}
 	}
-	return vswitch.Nowhere
+	return vswitch.Target{}
 }
 
 // setUplink tells the switch the cluster's public addresses, and which ports are the uplink and the

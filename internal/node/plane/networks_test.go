@@ -23,10 +23,10 @@ func (w *world) subnets() map[string][]vswitch.Route {
 }
 
 // leads returns where the default route of the public subnet leads.
-func (w *world) leads() (to vswitch.Target, ok bool) {
+func (w *world) leads() (to vswitch.Kind, ok bool) {
 	for _, r := range w.subnets()["10.0.1.0/24"] {
 		if r.Prefix == planetest.Everywhere {
-			return r.Target, true
+			return r.Target.Kind, true
 		}
 	}
 	return 0, false
@@ -47,14 +47,14 @@ func TestSwitchHasNetworksSubnetsAndRoutesOfTheState(t *testing.T) {
 	if classic.Prefix != netip.MustParsePrefix("10.0.0.0/8") || classic.Gateway != netip.MustParseAddr("10.0.0.1") || len(classic.Subnets) != 0 || classic.MTU != 1500 {
 		t.Errorf("the network of EC2-Classic is %+v, want 10.0.0.0/8 without subnets", classic)
 	}
-	leads := func(when string, want vswitch.Target, exists bool) {
+	leads := func(when string, want vswitch.Kind, exists bool) {
 		t.Helper()
 		if got, ok := w.leads(); ok != exists || got != want {
 			t.Errorf("%s the default route exists: %v, and leads to %d; want %v and %d", when, ok, got, exists, want)
 		}
 	}
 	leads("at first", vswitch.Internet, true)
-	if routes := w.subnets()["10.0.2.0/24"]; slices.ContainsFunc(routes, func(r vswitch.Route) bool { return r.Target == vswitch.Internet }) {
+	if routes := w.subnets()["10.0.2.0/24"]; slices.ContainsFunc(routes, func(r vswitch.Route) bool { return r.Target.Kind == vswitch.Internet }) {
 		t.Errorf("the private subnet has routes %v, want none to the internet", routes)
 	}
 
