@@ -19,6 +19,11 @@ const (
 
 func (d Direction) opposite() Direction { return 1 - d }
 
+// AtEdge returns the same direction at the edge of the interface's subnet, for Fragment and AdmitFragment. A
+// datagram that the network ACL must admit too has a record of its own there, because an interface
+// may send the first fragment to a neighbour, which no ACL judges, and the others out of the subnet.
+func (d Direction) AtEdge() Direction { return d + 2 }
+
 // A Zone holds the connections of one interface. Its Tracker owns it. Any number of
 // goroutines may call its methods. Except Describe and SetOpen, they allocate nothing. In all
 // of them d is the direction in which the packet crosses the interface, now is the time on

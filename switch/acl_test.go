@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"palisade/ec2"
+	"palisade/firewall"
 	"palisade/internal/packet"
 	"palisade/internal/verdict"
 )
@@ -11,7 +12,13 @@ import (
 // setACL publishes our network with a network ACL that drops all packets into or out of 10.0.1.0/24.
 func (b *testbed) setACL(in, out bool) {
 	n := vpcNetwork(ours)
-	n.Subnets[0].DropsIn, n.Subnets[0].DropsOut = in, out
+	acl := &ec2.NetworkACL{ID: "acl-1"}
+	for _, e := range ec2.OpenEntries() {
+		if drops := in && !e.Egress || out && e.Egress; !drops {
+			acl.Entries = append(acl.Entries, e)
+		}
+	}
+	n.Subnets[0].ACL = firewall.CompileACL(acl)
 	b.generation++
 	e := b.sw.Edit(b.generation)
 	e.Network(n)

@@ -47,6 +47,8 @@ type frame struct {
 	// toPublic: the packet was sent to a public address, and its destination is now the private one.
 	toPublic bool
 
+	deniedBy *firewall.ACLDecision // the entry that denied the last packet that is ACLDenied
+
 	trace *Trace // nil, except in a dry run, which stores and writes nothing
 }
 

@@ -21,7 +21,11 @@ func (f *frame) receive(in *Port, n int) {
 		f.batch.unforwarded += f.batch.joined
 	}
 	// A joined frame that Decode refuses still counts as all its packets.
-	at.count(v, max(f.pkt.Segments, uint32(f.batch.joined)))
+	packets := max(f.pkt.Segments, uint32(f.batch.joined))
+	at.count(v, packets)
+	if v == verdict.ACLDenied {
+		at.countDenial(f.deniedBy, packets)
+	}
 }
 
 // forward carries a frame from an instance's port, and calls forwardFromUplink or forwardFromTunnel
@@ -108,8 +112,10 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 		if !f.viaGateway && (a.Network.unchecked[f.pkt.DstMAC] != nil || !a.subnet.contains(dst)) {
 			return f.in, f.misaddressed()
 		}
-		if a.subnet.DropsOut && !a.subnet.contains(dst) {
-			return f.in, f.deniedByACL(a, conntrack.Out)
+		if !a.subnet.contains(dst) {
+			if v := f.aclOut(a); v != verdict.Forward {
+				return f.in, v
+			}
 		}
 		f.readdress(owner)
 	}
@@ -158,8 +164,8 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	if !f.viaGateway {
 		return f.in, f.misaddressed()
 	}
-	if a.subnet.DropsOut {
-		return f.in, f.deniedByACL(a, conntrack.Out)
+	if v := f.aclOut(a); v != verdict.Forward {
+		return f.in, v
 	}
 	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
 		return f.in, v
@@ -301,8 +307,10 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	if v, ok := f.ready(a); !ok {
 		return to.Port, v
 	}
-	if a.subnet.DropsIn && (f.sender == nil || !a.subnet.contains(f.sender.Address)) {
-		return to.Port, f.deniedByACL(a, conntrack.In)
+	if f.sender == nil || !a.subnet.contains(f.sender.Address) {
+		if v := f.aclIn(a); v != verdict.Forward {
+			return to.Port, v
+		}
 	}
 	if v := f.judge(a, conntrack.In, f.from); v != verdict.Forward {
 		return to.Port, v
@@ -318,12 +326,6 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 // Each dropping verdict is made by one function. Those below have several callers.
 
 func (f *frame) unreachable() verdict.Verdict { return verdict.NoRoute }
-
-// deniedByACL returns the verdict of a packet that a network ACL keeps from leaving or entering the
-// subnet of an interface.
-func (f *frame) deniedByACL(a *Attachment, d conntrack.Direction) verdict.Verdict {
-	return f.traced(a, d, verdict.ACLDenied)
-}
 
 func (f *frame) misaddressed() verdict.Verdict { return verdict.WrongMAC }
 

@@ -67,6 +67,7 @@ type Port struct {
 	// The verdicts of the frames that concern this port, counted in packets as a wire would carry
 	// them.
 	verdicts [verdict.Count]atomic.Uint64
+	denials  [maxDenials]denial
 }
 
 // Name returns the port's name.

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	"github.com/gaissmai/bart"
+
+	"palisade/firewall"
 )
 
 // A Subnet is a range of a Network with its own gateway and routes. Hosts of one Subnet reach each
@@ -15,9 +17,9 @@ type Subnet struct {
 	// Routes lead to addresses outside of the Network. The longest prefix decides. A
 	// packet without a route is dropped.
 	Routes []Route
-	// DropsIn and DropsOut say that the network ACL of the Subnet denies every packet that enters it,
-	// or that leaves it. They do not concern packets within the Subnet.
-	DropsIn, DropsOut bool
+	// ACL judges the packets that enter the Subnet and that leave it, not those within it. Nil admits
+	// all, as in EC2-Classic, which has no ACLs.
+	ACL *firewall.ACL
 
 	routes *bart.Table[Target]
 }

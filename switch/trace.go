@@ -26,6 +26,8 @@ type Trace struct {
 	// Onward is the frame that would go to another node, where TraceTunnel continues; nil if the
 	// packet stays on this node.
 	Onward *Onward
+
+	entering *firewall.ACLDecision // of the next Step
 }
 
 // Unrouted is a subnet that has no route to a remote address.
@@ -62,6 +64,9 @@ type Step struct {
 	Key        uint16
 	Peer       firewall.Source
 	Verdict    verdict.Verdict // of a step that neither a connection nor a rule decided
+	// ACL is the entry of the subnet's network ACL that admits or denies the packet: in an egress step after
+	// the rules, in an ingress step before them. It is nil if the packet stays in the subnet.
+	ACL *firewall.ACLDecision
 }
 
 // Trace runs the pipeline on a frame as if it had come in at a port. The frame begins with its
@@ -93,7 +98,8 @@ func (s *Snapshot) trace(sw *Switch, in *Port, from packet.Origin, ethernet []by
 }
 
 func (t *Trace) observed(f *frame, a *Attachment, d conntrack.Direction, answer conntrack.Answer) {
-	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Flow: f.pkt.Flow, Connection: answer})
+	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Flow: f.pkt.Flow, Connection: answer, ACL: t.entering})
+	t.entering = nil
 }
 
 func (t *Trace) matched(table *firewall.Table, key uint16, peer firewall.Source) {
@@ -102,7 +108,18 @@ func (t *Trace) matched(table *firewall.Table, key uint16, peer firewall.Source)
 }
 
 func (t *Trace) decided(a *Attachment, d conntrack.Direction, v verdict.Verdict) {
-	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Verdict: v})
+	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Verdict: v, ACL: t.entering})
+	t.entering = nil
+}
+
+// judgedByACL keeps the entry that decided about a packet that enters a subnet for the Step of its ingress
+// rules. A packet that leaves has its Step already.
+func (t *Trace) judgedByACL(d conntrack.Direction, by *firewall.ACLDecision) {
+	if n := len(t.Steps); d == conntrack.Out && n > 0 && by != nil && by.Entry.Allow {
+		t.Steps[n-1].ACL = by
+		return
+	}
+	t.entering = by
 }
 
 func (t *Trace) sentOnward(f *frame, to *Endpoint) {

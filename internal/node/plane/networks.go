@@ -5,6 +5,7 @@ import (
 
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/firewall"
 	vswitch "palisade/switch"
 )
 
@@ -72,9 +73,9 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	if !ok {
 		return network
 	}
-	acl := p.view.NetworkACL(vpc)
+	acl := firewall.CompileACL(p.view.NetworkACL(vpc))
 	for s := range p.view.SubnetsIn(n.VPC) {
-		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), DropsIn: !acl.Admits(false), DropsOut: !acl.Admits(true)}
+		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), ACL: acl}
 		if table := p.view.RouteTableOf(s); table != nil {
 			for _, r := range table.Routes {
 				subnet.Routes = append(subnet.Routes, vswitch.Route{Prefix: r.Destination, Target: p.target(n.VPC, r)})

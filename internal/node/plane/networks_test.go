@@ -96,8 +96,10 @@ func TestSwitchHasNetworksSubnetsAndRoutesOfTheState(t *testing.T) {
 	for _, egress := range []bool{false, true} {
 		w.Do(&state.DeleteACLEntry{Account: planetest.Dev, Region: planetest.Region, ACL: w.VPC.ACL, Number: 100, Egress: egress})
 		for _, s := range w.network(w.VPC.VNI).Subnets {
-			if !s.DropsIn || s.DropsOut != egress {
-				t.Errorf("subnet %s drops all packets in: %v, out: %v; want %v and %v", s.Prefix, s.DropsIn, s.DropsOut, true, egress)
+			in := s.ACL.Decide(ec2.Ingress, 17, 53, planetest.Everywhere.Addr()).Entry.Allow
+			out := s.ACL.Decide(ec2.Egress, 17, 53, planetest.Everywhere.Addr()).Entry.Allow
+			if in || out == egress {
+				t.Errorf("the ACL of subnet %s admits packets in: %v, out: %v; want %v and %v", s.Prefix, in, out, false, !egress)
 			}
 		}
 	}
