@@ -24,6 +24,7 @@ type Changes struct {
 	RouteTables []Change[ec2.RouteTable]
 	Gateways    []Change[ec2.InternetGateway]
 	ACLs        []Change[ec2.NetworkACL]
+	Peerings    []Change[ec2.VPCPeering]
 }
 
 // lists returns a merge for each list of Changes. A new list of Changes also needs a line here.
@@ -37,6 +38,7 @@ func (c *Changes) lists() []rowMerge {
 		newMerge(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
 		newMerge(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
 		newMerge(&c.ACLs, tableACL, func(a *ec2.NetworkACL) string { return a.ID }),
+		newMerge(&c.Peerings, tablePeering, func(p *ec2.VPCPeering) string { return string(p.ID) }),
 		newMerge(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
 	}
 }

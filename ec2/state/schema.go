@@ -32,6 +32,7 @@ const (
 	tableElastic   = "elastic"
 	tableTag       = "tag"
 	tableACL       = "acl"
+	tablePeering   = "peering"
 	tableVolume    = "volume"
 	tableAudit     = "audit"
 	tableSignature = "signature"
@@ -55,7 +56,7 @@ const (
 	indexToken  = "token"  // account, region, client token
 	indexRegion = "region" // region, VPC
 	indexNode   = "node"   // of an interface: its node
-	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC
+	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC; of a peering: both
 	indexSubnet = "subnet" // of an interface: its subnet
 	indexHolder = "holder" // of an interface or a volume: the instances it is attached to
 	indexLength = "length" // of an audit ring: number of records, the most first
@@ -121,6 +122,11 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexOwner, auditPositionOf)),
 	tableAuditRing: table(tableAuditRing, func(r *ec2.AuditRing) string { return key(r.Account) },
 		unique(indexLength, auditLength)),
+	tablePeering: table(tablePeering, func(x *ec2.VPCPeering) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.VPCPeering) []string {
+			return []string{key(x.Requester.Account) + key(x.Requester.Region), key(x.Accepter.Account) + key(x.Accepter.Region)}
+		}),
+		many(indexVPC, func(x *ec2.VPCPeering) []string { return []string{key(x.Requester.VPC), key(x.Accepter.VPC)} })),
 	tableACL: table(tableACL, func(x *ec2.NetworkACL) string { return key(x.ID) }),
 	tableTemplate: table(tableTemplate, func(x *ec2.LaunchTemplate) string { return key(x.ID) },
 		unique(indexName, func(x *ec2.LaunchTemplate) string { return key(x.Account) + key(x.Region) + key(x.Name) }),

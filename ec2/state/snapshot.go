@@ -63,6 +63,7 @@ var snapshotTables = []struct {
 	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
 	{tableVolume, func() any { return new(ec2.Volume) }},
 	{tableTag, func() any { return new(ec2.Tag) }},
+	{tablePeering, func() any { return new(ec2.VPCPeering) }},
 	{tableACL, func() any { return new(ec2.NetworkACL) }},
 	{tableAudit, func() any { return new(ec2.AuditRecord) }},
 	{tableSignature, func() any { return new(Signature) }},
