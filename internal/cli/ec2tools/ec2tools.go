@@ -76,6 +76,14 @@ var tools = map[string]tool{
 	"ec2-replace-route-table-association": replaceAssociationTool,
 	"ec2-disassociate-route-table":        disassociateRouteTableTool,
 
+	"ec2-create-network-acl":              createACLTool,
+	"ec2-describe-network-acls":           describeACLsTool,
+	"ec2-delete-network-acl":              deleteACLTool,
+	"ec2-create-network-acl-entry":        createACLEntryTool,
+	"ec2-replace-network-acl-entry":       replaceACLEntryTool,
+	"ec2-delete-network-acl-entry":        deleteACLEntryTool,
+	"ec2-replace-network-acl-association": replaceACLAssociationTool,
+
 	"ec2-allocate-address":     allocateAddressTool,
 	"ec2-describe-addresses":   describeAddressesTool,
 	"ec2-associate-address":    associateAddressTool,

@@ -195,10 +195,7 @@ func TestMissingEnvironmentSaysHowToSetIt(t *testing.T) {
 // TestUsageErrorSuggestsFix runs wrong command lines of users and of the guides. No request
 // may be sent, and each error must show what to write instead.
 func TestUsageErrorSuggestsFix(t *testing.T) {
-	for _, tc := range []struct {
-		line string
-		want string
-	}{
+	wantUsageErrors(t, []usageCase{
 		{"ec2-authorize -p 22 -s203.0.113.25/32", "which group?"},
 		{"ec2-authorize default -P tcp -p 22 -s", "-s 203.0.113.25/32"},
 		{"ec2-authorize default -s -P tcp -p 22", "-s 203.0.113.25/32"},
@@ -253,7 +250,15 @@ func TestUsageErrorSuggestsFix(t *testing.T) {
 		{"ec2-create-subnet -i 10.0.1.0/24", "-c vpc-1a2b3c4d"},
 		{"ec2-create-subnet -c vpc-1a2b3c4d -c vpc-1 -i 10.0.1.0/24", "--vpc is given 2 times"},
 		{"ec2-create-route rtb-1122334a -g igw-c3a643aa", "-r 0.0.0.0/0"},
-	} {
+	})
+}
+
+// A usageCase is a wrong command line, and what its error must contain.
+type usageCase struct{ line, want string }
+
+func wantUsageErrors(t *testing.T, cases []usageCase) {
+	t.Helper()
+	for _, tc := range cases {
 		svc := newService(t, nil)
 		got := svc.run(t, nil, strings.Fields(tc.line)...)
 		if got.exit != 2 || !strings.Contains(got.stderr, tc.want) || got.stdout != "" {

@@ -87,7 +87,6 @@ func rootsOf(file string) (*x509.CertPool, error) {
 
 // hints has, by option, the text that says what to write if the option's value is missing.
 var hints = map[string]string{
-	"cidr":                        "give a CIDR block, as in -s 203.0.113.25/32; -s 0.0.0.0/0 is everybody",
 	"protocol":                    "give tcp, udp or icmp; in a VPC also a number, or all",
 	"port-range":                  "give a port or a range, as in -p 22 or -p 8000-8010",
 	"icmp-type-code":              "give TYPE:CODE, as in -t 8:0, or -t -1:-1 for all",
@@ -97,6 +96,11 @@ var hints = map[string]string{
 	"wait":                        "give enforced, or enforced:10s to wait at most 10 seconds",
 	"associate-public-ip-address": "give true or false",
 	"description":                 `give it in quotes, as in -d "Apache web server"`,
+}
+
+// cidrHint says what to write if a CIDR block is missing after option.
+func cidrHint(option string) string {
+	return fmt.Sprintf("give a CIDR block, as in %s 203.0.113.25/32; %s 0.0.0.0/0 is everybody", option, option)
 }
 
 // parse reads args. Options may be anywhere, and a value may follow its option directly, as
@@ -112,7 +116,10 @@ func parse(fs *pflag.FlagSet, args []string) error {
 			continue
 		}
 		hint, ok := hints[f.Name]
-		if !ok {
+		switch {
+		case f.Name == "cidr":
+			hint = cidrHint("-" + f.Shorthand)
+		case !ok:
 			hint = "give it " + strings.ToUpper(f.Name)
 		}
 		return usagef("%s has no value: %s", arg, hint)

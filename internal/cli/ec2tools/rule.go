@@ -126,7 +126,7 @@ func (o *ruleOptions) sources() ([]source, error) {
 	}
 	var sources []source
 	for _, text := range o.cidrs {
-		cidr, err := parseCIDR(text)
+		cidr, err := parseCIDR("-s", text)
 		if err != nil {
 			return nil, err
 		}
@@ -160,15 +160,15 @@ func (o *ruleOptions) groupSources() ([]source, error) {
 	return sources, nil
 }
 
-// parseCIDR returns text with its host bits cleared, as the service shows it. An address
-// without prefix length is an error, because it could mean /32 or /0.
-func parseCIDR(text string) (string, error) {
+// parseCIDR returns the value text of option with its host bits cleared, as the service shows it. An
+// address without prefix length is an error, because it could mean /32 or /0.
+func parseCIDR(option, text string) (string, error) {
 	if addr, err := netip.ParseAddr(text); err == nil {
-		return "", usagef("-s %s has no prefix length; for this address only: -s %s/%d", text, text, addr.BitLen())
+		return "", usagef("%s %s has no prefix length; for this address only: %s %s/%d", option, text, option, text, addr.BitLen())
 	}
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
-		return "", usagef("-s %q is not a CIDR block; %s", text, hints["cidr"])
+		return "", usagef("%s %q is not a CIDR block; %s", option, text, cidrHint(option))
 	}
 	return p.Masked().String(), nil
 }
