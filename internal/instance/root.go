@@ -185,7 +185,8 @@ func (r *rootBuilder) self() {
 	r.rebind(r.path(initPath), initPath, readOnly)
 }
 
-// give makes the instance's root the owner of all files of one mount, but not of mounts below it.
+// give makes the instance's root the owner of all files of one mount, but not of mounts below it. Our own
+// binary is a mount also if it was copied, which its device does not show.
 func (r *rootBuilder) give(name string, ids idRange) {
 	if r.err != nil {
 		return
@@ -199,6 +200,9 @@ func (r *rootBuilder) give(name string, ids idRange) {
 		}
 		if err := unix.Lstat(path, &st); err != nil {
 			return err
+		}
+		if path == r.path(initPath) {
+			return nil
 		}
 		if st.Dev == mount.Dev {
 			return os.Lchown(path, int(ids), int(ids))
