@@ -52,6 +52,12 @@ func (p *player) clearVPC(ts *testscript.TestScript, vpc string) error {
 		{"ec2-describe-subnets", "vpc-id", "SUBNET", func(r []string) [][]string {
 			return [][]string{{"ec2-delete-subnet", r[1]}}
 		}},
+		{"ec2-describe-network-acls", "vpc-id", "NETWORKACL", func(r []string) [][]string {
+			if len(r) > 3 { // the default ACL, which goes with its VPC
+				return nil
+			}
+			return [][]string{{"ec2-delete-network-acl", r[1]}}
+		}},
 	} {
 		rows, err := p.rows(ts, of.list, "-F", of.filter+"="+vpc)
 		if err != nil {
