@@ -60,8 +60,9 @@ type Interface struct {
 	Secondary   []AddressPair   `json:"Further,omitempty"` // private addresses besides Private, sorted
 	Unchecked   bool            `json:",omitempty"`        // the source/destination check is off
 	AutoPublic  bool            `json:",omitempty"`        // a start leases it a public address, unless it has an elastic one
-	Attachment  *Attachment     `json:",omitempty"`        // to Instance or to External
+	Attachment  *Attachment     `json:",omitempty"`        // to Instance, to External or to NATGateway
 	External    *ExternalDevice `json:"Outside,omitempty"`
+	NATGateway  NATGatewayID    `json:",omitempty"` // that it belongs to; it is then managed by no user
 	ClientToken string          `json:",omitempty"`
 
 	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for

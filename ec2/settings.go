@@ -38,6 +38,8 @@ type Settings struct {
 	SubnetsPerVPC int `json:",omitempty"`
 	// GatewaysPerRegion is the most internet gateways of an account in a region. Default 5.
 	GatewaysPerRegion int `json:",omitempty"`
+	// NATGatewaysPerZone is the most NAT gateways of an account in a zone. Default 5.
+	NATGatewaysPerZone int `json:",omitempty"`
 	// RouteTablesPerVPC is the most route tables of a VPC. Default 200.
 	RouteTablesPerVPC int `json:",omitempty"`
 	// RoutesPerTable is the most routes of a route table, without the local one. Default 50.
@@ -102,6 +104,7 @@ func DefaultSettings() Settings {
 		BlocksPerVPC:       5,
 		SubnetsPerVPC:      200,
 		GatewaysPerRegion:  5,
+		NATGatewaysPerZone: 5,
 		RouteTablesPerVPC:  200,
 		RoutesPerTable:     50,
 		AddressesPerRegion: 5,
@@ -155,6 +158,7 @@ func (s Settings) WithDefaults() Settings {
 	s.VPCsPerRegion = cmp.Or(s.VPCsPerRegion, d.VPCsPerRegion)
 	s.BlocksPerVPC = cmp.Or(s.BlocksPerVPC, d.BlocksPerVPC)
 	s.SubnetsPerVPC = cmp.Or(s.SubnetsPerVPC, d.SubnetsPerVPC)
+	s.NATGatewaysPerZone = cmp.Or(s.NATGatewaysPerZone, d.NATGatewaysPerZone)
 	s.GatewaysPerRegion = cmp.Or(s.GatewaysPerRegion, d.GatewaysPerRegion)
 	s.RouteTablesPerVPC = cmp.Or(s.RouteTablesPerVPC, d.RouteTablesPerVPC)
 	s.RoutesPerTable = cmp.Or(s.RoutesPerTable, d.RoutesPerTable)

@@ -88,6 +88,9 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 	if eni.External != nil { // shows which node the interface is attached at
 		item.Requester, item.Managed = string(eni.Node), true
 	}
+	if eni.NATGateway != "" {
+		item.Type, item.Managed, item.Requester = "nat_gateway", true, "amazon-vpc" // EC2 shows an account of its own
+	}
 	for n, pair := range eni.Addresses() {
 		a := nicAddress{Address: pair.Private.String(), DNS: privateName(eni.Region, pair.Private), Primary: n == 0}
 		a.Association = c.newAssociation(eni, pair)
@@ -108,6 +111,9 @@ func (c *call) showAttachment(item *interfaceItem, eni *ec2.Interface) {
 		Status: "attached", Time: at.Time, DeleteOnTermination: at.DeleteOnTermination,
 	}
 	item.Status, item.Attachment = "in-use", a
+	if eni.NATGateway != "" {
+		a.InstanceOwner = "amazon-aws"
+	}
 	i, ok := c.view.Instance(eni.Instance)
 	if at.Detaching || ok && i.State == ec2.ShuttingDown {
 		item.Status, a.Status = "detaching", "detaching"

@@ -23,7 +23,7 @@ const (
 // callers has the caller of each request that is not byVoter, by the name of its type.
 var callers = map[string]caller{
 	"Bootstrap": byLeader, "PutNetwork": byLeader, "PutNode": byLeader, "SealSecrets": byLeader, "Sweep": byLeader,
-	"AdvanceRotation": byLeader,
+	"AdvanceRotation": byLeader, "MoveNATGateway": byLeader,
 
 	"ReportInstance": byOwner, "ReportInterface": byOwner,
 	"UnregisterInterface": byEither,
@@ -41,6 +41,7 @@ var callers = map[string]caller{
 	"CreateVPC": byUser, "CreateDefaultVPC": byUser, "DeleteVPC": byUser, "ModifyVPC": byUser,
 	"CreateSubnet": byUser, "CreateDefaultSubnet": byUser, "DeleteSubnet": byUser, "ModifySubnet": byUser,
 	"CreateInternetGateway": byUser, "DeleteInternetGateway": byUser, "AttachInternetGateway": byUser, "DetachInternetGateway": byUser,
+	"CreateNATGateway": byUser, "DeleteNATGateway": byUser,
 	"CreateRouteTable": byUser, "DeleteRouteTable": byUser, "CreateRoute": byUser, "ReplaceRoute": byUser, "DeleteRoute": byUser,
 	"AssociateRouteTable": byUser, "DisassociateRouteTable": byUser, "ReplaceRouteTableAssociation": byUser,
 	"CreateLaunchTemplate": byUser, "CreateLaunchTemplateVersion": byUser, "ModifyLaunchTemplate": byUser,

@@ -23,6 +23,7 @@ type Changes struct {
 	Subnets     []Change[ec2.Subnet]
 	RouteTables []Change[ec2.RouteTable]
 	Gateways    []Change[ec2.InternetGateway]
+	NATs        []Change[ec2.NATGateway]
 	ACLs        []Change[ec2.NetworkACL]
 	Peerings    []Change[ec2.VPCPeering]
 }
@@ -39,6 +40,7 @@ func (c *Changes) lists() []rowMerge {
 		newMerge(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
 		newMerge(&c.ACLs, tableACL, func(a *ec2.NetworkACL) string { return a.ID }),
 		newMerge(&c.Peerings, tablePeering, func(p *ec2.VPCPeering) string { return string(p.ID) }),
+		newMerge(&c.NATs, tableNAT, func(g *ec2.NATGateway) string { return string(g.ID) }),
 		newMerge(&c.Gateways, tableGateway, func(g *ec2.InternetGateway) string { return string(g.ID) }),
 	}
 }

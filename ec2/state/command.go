@@ -46,6 +46,7 @@ type Result struct {
 	Block       ec2.VPCBlock // that VPC got or lost
 	Subnet      *ec2.Subnet
 	Gateway     *ec2.InternetGateway
+	NAT         *ec2.NATGateway
 	RouteTable  *ec2.RouteTable
 	Association ec2.AssociationID
 	Elastic     *ec2.ElasticAddress
@@ -65,7 +66,7 @@ type Change[T any] struct {
 
 // requests has the type of every request that a log may contain, by name. A name never gets another
 // meaning. Each list is in the file of its requests, except classicRequests.
-var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, groupRequests, interfaceRequests, tagRequests, volumeRequests, accountRequests, operatorRequests, regionRequests, rotationRequests, launchRequests)...)
+var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, groupRequests, interfaceRequests, tagRequests, volumeRequests, accountRequests, operatorRequests, regionRequests, rotationRequests, launchRequests, natRequests)...)
 
 // classicRequests are the requests of EC2-Classic, nodes and the cluster.
 var classicRequests = []Request{

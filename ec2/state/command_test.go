@@ -72,6 +72,7 @@ func allSamples() map[string]Request {
 	maps.Copy(all, accountSamples())
 	maps.Copy(all, rotationSamples())
 	maps.Copy(all, volumeSamples())
+	maps.Copy(all, natSamples())
 	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples(), launchSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}

@@ -87,6 +87,12 @@ func (r *AssociateAddress) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := notManaged(eni); err != nil {
+		return Result{}, err
+	}
+	if has := first[ec2.Interface](t.Txn, tableInterface, indexID, key(e.Interface)); has != nil && has.NATGateway != "" {
+		return Result{}, notManaged(has)
+	}
 	private := r.Private
 	if !private.IsValid() {
 		private = eni.Private
@@ -182,6 +188,9 @@ func (r *DisassociateAddress) apply(t *tx) (Result, error) {
 	}
 	if e == nil {
 		return Result{}, ec2.NoSuch("eipassoc", r.Association)
+	}
+	if eni := first[ec2.Interface](t.Txn, tableInterface, indexID, key(e.Interface)); eni != nil && eni.NATGateway != "" {
+		return Result{}, notManaged(eni)
 	}
 	now := t.disassociate(e)
 	t.restorePublic(e.Interface, e.Private)

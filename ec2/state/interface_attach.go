@@ -3,6 +3,7 @@ package state
 import (
 	"regexp"
 	"slices"
+	"strings"
 
 	"palisade/ec2"
 )
@@ -174,6 +175,9 @@ var attachmentID = regexp.MustCompile(`^eni-attach-[0-9a-f]{1,17}$`)
 func (t *tx) attachmentOf(account ec2.AccountID, region ec2.Region, id ec2.AttachmentID) (*ec2.Interface, error) {
 	if id == "" {
 		return nil, ec2.Missing("attachmentId")
+	}
+	if strings.HasPrefix(string(id), "ela-attach-") { // of a NAT gateway
+		return nil, ec2.Errorf("OperationNotPermitted", "You are not allowed to manage 'ela-attach' attachments.")
 	}
 	if !attachmentID.MatchString(string(id)) {
 		return nil, ec2.Errorf("InvalidAttachmentId.Malformed", `Invalid id: "%s" (expecting "eni-attach-...")`, ec2.Clip(string(id)))

@@ -25,6 +25,9 @@ func (r *ModifyNetworkInterface) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := notManaged(was); err != nil {
+		return Result{}, err
+	}
 	eni := *was
 	if r.Description != nil {
 		if err := checkInterfaceDescription(*r.Description); err != nil {
@@ -87,6 +90,9 @@ type AssignPrivateAddresses struct {
 func (r *AssignPrivateAddresses) apply(t *tx) (Result, error) {
 	was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := notManaged(was); err != nil {
 		return Result{}, err
 	}
 	switch {
@@ -175,6 +181,9 @@ type UnassignPrivateAddresses struct {
 func (r *UnassignPrivateAddresses) apply(t *tx) (Result, error) {
 	was, err := t.interfaceOf(r.Account, r.Region, r.Interface)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := notManaged(was); err != nil {
 		return Result{}, err
 	}
 	if len(r.Addresses) == 0 {

@@ -117,6 +117,7 @@ func (r *FenceNode) apply(t *tx) (Result, error) {
 	n := *was
 	n.State = ec2.Fenced
 	t.put(tableNode, &n)
+	t.moveNATsFrom(n.ID)
 	return Result{Node: &n, Instances: t.loseNode(n.ID)}, nil
 }
 
@@ -168,6 +169,7 @@ func (r *RemoveNode) apply(t *tx) (Result, error) {
 	if was.Votes() && !t.hasOtherVoter(was.ID) {
 		return Result{}, lastVoter(was.ID)
 	}
+	t.moveNATsFrom(was.ID)
 	leases := 0
 	for range rows[ec2.Interface](t.Txn, tableInterface, indexNode, key(was.ID)) {
 		leases++

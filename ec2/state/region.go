@@ -154,6 +154,8 @@ func (t *tx) madeByUser(row any) (in ec2.Region, id, zone string) {
 		if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(x.VPC)); vpc == nil || !vpc.Default {
 			return x.Region, string(x.ID), ""
 		}
+	case *ec2.NATGateway:
+		return x.Region, string(x.ID), ""
 	case *ec2.ElasticAddress:
 		return x.Region, string(x.ID), ""
 	case *ec2.KeyPair:

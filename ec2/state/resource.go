@@ -30,6 +30,8 @@ func ownerOf(row any) owner {
 		return owner{x.Account, x.Region}
 	case *ec2.InternetGateway:
 		return owner{x.Account, x.Region}
+	case *ec2.NATGateway:
+		return owner{x.Account, x.Region}
 	case *ec2.ElasticAddress:
 		return owner{x.Account, x.Region}
 	case *ec2.LaunchTemplate:
@@ -59,6 +61,7 @@ var (
 	ofSubnet     = resource{tableSubnet, "subnetId", "subnet"}
 	ofRouteTable = resource{tableRoutes, "routeTableId", "rtb"}
 	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
+	ofNAT        = resource{tableNAT, "natGatewayId", "nat"}
 	ofDHCP       = resource{tableDHCP, "dhcpOptionsId", "dopt"}
 	ofVolume     = resource{tableVolume, "volumeId", "vol"}
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}

@@ -28,6 +28,7 @@ const (
 	tableVPC       = "vpc"
 	tableSubnet    = "subnet"
 	tableGateway   = "gateway"
+	tableNAT       = "nat"
 	tableRoutes    = "routetable"
 	tableElastic   = "elastic"
 	tableTag       = "tag"
@@ -110,6 +111,14 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 	tableGateway: table(tableGateway, func(x *ec2.InternetGateway) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.InternetGateway) []string { return []string{key(x.Account) + key(x.Region)} }),
 		many(indexVPC, func(x *ec2.InternetGateway) []string { return []string{key(x.VPC)} })),
+	tableNAT: table(tableNAT, func(x *ec2.NATGateway) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.NATGateway) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexToken, func(x *ec2.NATGateway) []string {
+			if x.ClientToken == "" {
+				return nil
+			}
+			return []string{key(x.Account) + key(x.Region) + key(x.ClientToken)}
+		})),
 	tableRoutes: table(tableRoutes, func(x *ec2.RouteTable) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.RouteTable) []string { return []string{key(x.Account) + key(x.Region)} }),
 		many(indexVPC, func(x *ec2.RouteTable) []string { return []string{key(x.VPC)} })),

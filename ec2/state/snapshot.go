@@ -59,6 +59,7 @@ var snapshotTables = []struct {
 	{tableVPC, func() any { return new(ec2.VPC) }},
 	{tableSubnet, func() any { return new(ec2.Subnet) }},
 	{tableGateway, func() any { return new(ec2.InternetGateway) }},
+	{tableNAT, func() any { return new(ec2.NATGateway) }},
 	{tableRoutes, func() any { return new(ec2.RouteTable) }},
 	{tableElastic, func() any { return new(ec2.ElasticAddress) }},
 	{tableVolume, func() any { return new(ec2.Volume) }},

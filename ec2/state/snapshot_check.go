@@ -117,8 +117,17 @@ func checkVPCInterface(t *memdb.Txn, i *ec2.Interface) error {
 	if s := first[ec2.Subnet](t, tableSubnet, indexID, key(i.Subnet)); s == nil || s.VPC != i.VPC || !s.CIDR.Contains(i.Private) {
 		return fmt.Errorf("interface %s with address %s is not in subnet %s of VPC %s", i.ID, i.Private, i.Subnet, i.VPC)
 	}
-	if (i.Instance != "" || i.External != nil) != (i.Attachment != nil) || i.Instance != "" && i.External != nil {
-		return fmt.Errorf("interface %s has instance %q and external device %v, but an attachment connects it with one of them", i.ID, i.Instance, i.External)
+	holders := 0
+	for _, has := range []bool{i.Instance != "", i.External != nil, i.NATGateway != ""} {
+		if has {
+			holders++
+		}
+	}
+	if holders > 1 || (holders == 1) != (i.Attachment != nil) {
+		return fmt.Errorf("interface %s has instance %q, external device %v and NAT gateway %q, but an attachment connects it with one of them", i.ID, i.Instance, i.External, i.NATGateway)
+	}
+	if g := first[ec2.NATGateway](t, tableNAT, indexID, key(i.NATGateway)); i.NATGateway != "" && (g == nil || g.Interface != i.ID || i.State != ec2.Active) {
+		return fmt.Errorf("interface %s is %s and not the interface of NAT gateway %s", i.ID, i.State, i.NATGateway)
 	}
 	if (i.State == ec2.Idle) != (i.Node == "") || i.State != ec2.Idle && i.Attachment == nil || i.State == ec2.Idle && i.External != nil {
 		return fmt.Errorf("interface %s is %s at node %q, but only an attached interface that is not idle is at a node", i.ID, i.State, i.Node)

@@ -9,7 +9,7 @@ import (
 	"palisade/ec2"
 )
 
-// Sweep ends the quarantine of addresses and deletes terminated instances and join tokens, when
+// Sweep ends the quarantine of addresses and deletes terminated instances, ended NAT gateways and join tokens, when
 // their time is over. The leader proposes a Sweep at the time that View.SweepDueWith returns. The
 // State's own time decides what is due.
 //
@@ -41,6 +41,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 		t.untag(string(i.ID))
 		t.del(tableInstance, i)
 	}
+	t.sweepNATs()
 	t.dropExpiredTokens()
 	return Result{}, nil
 }
@@ -69,6 +70,11 @@ func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok 
 	for i := range v.Instances() {
 		if i.State == ec2.Terminated {
 			earlier(removalTime(i, v.v.meta))
+		}
+	}
+	for g := range v.NATGateways() {
+		if g.State != ec2.NATAvailable {
+			earlier(g.Ended.Add(natShown))
 		}
 	}
 	return due, ok

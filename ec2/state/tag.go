@@ -189,6 +189,8 @@ func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 		return ownedRow[ec2.Subnet](t.Txn, tableSubnet, by, id) != nil
 	case "igw":
 		return ownedRow[ec2.InternetGateway](t.Txn, tableGateway, by, id) != nil
+	case "nat":
+		return ownedRow[ec2.NATGateway](t.Txn, tableNAT, by, id) != nil
 	case "rtb":
 		return ownedRow[ec2.RouteTable](t.Txn, tableRoutes, by, id) != nil
 	case "key":
