@@ -13,7 +13,12 @@ func (p *Plane) OpenTunnel() error {
 	if p.overlay == nil {
 		return nil
 	}
-	port, err := p.sw.AddTunnel("tunnel", p.overlay.Device())
+	return p.AddTunnel(p.overlay.Device())
+}
+
+// AddTunnel makes an open device the tunnel port.
+func (p *Plane) AddTunnel(d vswitch.TunnelDevice) error {
+	port, err := p.sw.AddTunnel("tunnel", d)
 	if err != nil {
 		return fmt.Errorf("tunnel: %w", err)
 	}

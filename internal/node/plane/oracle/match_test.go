@@ -1,0 +1,147 @@
+package oracle
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"palisade/ec2"
+	"palisade/ec2/state"
+	"palisade/internal/packet"
+)
+
+// admits reports whether a rule of one of the interface's groups admits a packet. remote is the packet's other
+// end, and members are the groups that the other end is in.
+func admits(view *state.View, eni *ec2.Interface, d ec2.Direction, p *probe, remote netip.Addr, members []ec2.GroupID) bool {
+	for _, id := range eni.Groups {
+		g, ok := view.Group(id)
+		if !ok {
+			continue
+		}
+		for _, r := range g.Rules {
+			if r.Direction == d && concerns(r, p) && contains(r.Source, remote, members) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// concerns reports whether a rule is for the protocol and the port of a packet (EC2 User Guide, "Security
+// group rules").
+func concerns(r ec2.Rule, p *probe) bool {
+	switch {
+	case r.Protocol == ec2.AnyProtocol:
+		return true
+	case r.Protocol != ec2.Protocol(p.flow.Protocol):
+		return false
+	case r.Protocol == ec2.TCP || r.Protocol == ec2.UDP:
+		return r.From <= int(p.flow.DstPort) && int(p.flow.DstPort) <= r.To
+	case r.Protocol == ec2.ICMP:
+		return (r.From == -1 || r.From == int(p.icmpType)) && (r.To == -1 || r.To == 0)
+	}
+	return true
+}
+
+// contains reports whether the source of a rule has an address, or one of the groups.
+func contains(s ec2.Source, remote netip.Addr, members []ec2.GroupID) bool {
+	if s.IsGroup() {
+		return slices.Contains(members, s.Group.ID)
+	}
+	return s.Prefix.Contains(remote)
+}
+
+// passes reports whether the network ACL of a subnet lets a packet cross the subnet's edge: the entry with the
+// lowest number that matches decides, and what no entry matches is denied (Amazon VPC User Guide, "Network
+// ACL rules").
+func passes(view *state.View, s *ec2.Subnet, egress bool, p *probe, remote netip.Addr) (bool, int) {
+	var entries []ec2.ACLEntry
+	for _, e := range aclOf(view, s).Entries {
+		if e.Egress == egress && e.CIDR.Contains(remote) && covers(e.Traffic, p) {
+			entries = append(entries, e)
+		}
+	}
+	if len(entries) == 0 {
+		return false, ec2.LastACLEntry
+	}
+	first := slices.MinFunc(entries, func(a, b ec2.ACLEntry) int { return cmp.Compare(a.Number, b.Number) })
+	return first.Allow, first.Number
+}
+
+func aclOf(view *state.View, s *ec2.Subnet) *ec2.NetworkACL {
+	vpc, _ := view.VPC(s.VPC)
+	return view.NetworkACL(vpc)
+}
+
+func covers(t ec2.ACLTraffic, p *probe) bool {
+	switch {
+	case !t.One:
+		return true
+	case t.Protocol != ec2.Protocol(p.flow.Protocol):
+		return false
+	case p.flow.Protocol == packet.ProtocolTCP || p.flow.Protocol == packet.ProtocolUDP:
+		return t.From <= int(p.flow.DstPort) && int(p.flow.DstPort) <= t.To
+	case p.flow.Protocol == packet.ProtocolICMP:
+		return t.From == -1 || t.From == int(p.icmpType) && (t.To == -1 || t.To == 0)
+	}
+	return true
+}
+
+// A target is where the routes of a subnet lead a packet.
+type target struct {
+	kind    kind
+	peering *ec2.VPCPeering
+	via     *ec2.Interface
+}
+
+type kind int
+
+const (
+	nowhere kind = iota // no route, or a black hole
+	local
+	internet
+)
+
+// route returns where a packet from a subnet to an address goes: the most specific route decides (Amazon VPC
+// User Guide, "Route priority").
+func route(view *state.View, s *ec2.Subnet, dst netip.Addr) target {
+	vpc, _ := view.VPC(s.VPC)
+	best, longest := target{}, -1
+	for _, b := range vpc.Blocks() {
+		if b.CIDR.Contains(dst) && b.CIDR.Bits() > longest {
+			best, longest = target{kind: local}, b.CIDR.Bits()
+		}
+	}
+	for _, r := range tableOf(view, s).Routes {
+		if r.Destination.Contains(dst) && r.Destination.Bits() >= longest {
+			best, longest = leads(view, s, r), r.Destination.Bits()
+		}
+	}
+	return best
+}
+
+// tableOf returns the route table of a subnet: the one that is associated with it, or else the main table.
+func tableOf(view *state.View, s *ec2.Subnet) *ec2.RouteTable {
+	var main *ec2.RouteTable
+	for t := range view.RouteTablesOf(s.Account, s.Region) {
+		for _, a := range t.Associations {
+			if a.Subnet == s.ID {
+				return t
+			}
+		}
+		if t.VPC == s.VPC && t.Main != "" {
+			main = t
+		}
+	}
+	return main
+}
+
+// leads returns where a route leads; nowhere if its target cannot carry anything.
+func leads(view *state.View, s *ec2.Subnet, r ec2.Route) target {
+	for g := range view.InternetGatewaysOf(s.Account, s.Region) {
+		if g.ID == r.Gateway && g.VPC == s.VPC {
+			return target{kind: internet}
+		}
+	}
+	return target{}
+}
