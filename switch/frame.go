@@ -39,7 +39,9 @@ type frame struct {
 	origin packet.Origin
 	pkt    packet.Packet
 	tuple  conntrack.Tuple // of pkt; set by observe
-	dst    *Endpoint       // the interface with the destination address in the sender's network; nil: none
+	dst    *Endpoint       // the interface with the destination address, in the network that target leads to; nil: none
+	target Target          // where the route leads, of a frame from an instance
+	next   *Endpoint       // the interface that target leads to; nil: none
 	from   firewall.Source // the source as the receiver's rules see it
 	sender *Endpoint       // the interface that sent it; nil if it comes through a public address
 	// viaGateway: the packet crosses the gateway, so the receiver sees the gateway's MAC address.

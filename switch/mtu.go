@@ -142,6 +142,8 @@ func (f *frame) answerTunnel(to *Endpoint, mtu int) {
 	hop := GatewayMAC
 	sender := f.snapshot.Public(f.pkt.Flow.Src)
 	switch n := f.snapshot.networks[VNI(f.origin.VNI)]; {
+	case f.sender != nil && f.sender.network != n.VNI:
+		origin.VNI = uint32(f.sender.network)
 	case f.toPublic && sender != nil:
 		origin.VNI = uint32(sender.network)
 		packet.RewriteSource(f.bytes(), &f.pkt, sender.PrivateOf(f.pkt.Flow.Src))

@@ -1,8 +1,6 @@
 package vswitch
 
 import (
-	"net/netip"
-
 	"palisade/conntrack"
 	"palisade/firewall"
 	"palisade/internal/failpoint"
@@ -53,7 +51,7 @@ func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	if f.pkt.EtherType == packet.EtherTypeARP {
 		return f.in, f.answerARP(a)
 	}
-	f.dst = a.Network.Find(f.pkt.Flow.Dst)
+	f.choose(a)
 	if v := f.judge(a, conntrack.Out, f.peer(a.Network)); v != verdict.Forward {
 		return f.in, v
 	}
@@ -81,17 +79,25 @@ func (f *frame) ready(a *Attachment) (verdict.Verdict, bool) {
 
 // peer returns the destination of a packet that leaves an instance, as egress rules see it. The
 // destination has its groups only if the packet goes straight to it: a packet that is handed to
-// another interface, which forwards it, may end anywhere.
+// another interface, which forwards it, may end anywhere. An interface of a peered network has its
+// groups if the peering is one of a single region.
 func (f *frame) peer(n *Network) firewall.Source {
 	peer := firewall.Source{Addr: f.pkt.Flow.Dst}
-	if f.dst != nil && (f.pkt.DstMAC == f.dst.MAC || n.unchecked[f.pkt.DstMAC] == nil) {
+	switch {
+	case f.dst == nil:
+	case f.target.Kind == Peer:
+		if n.peers[f.target.Peer].Groups {
+			peer.Groups = f.dst.Groups
+		}
+	case f.pkt.DstMAC == f.dst.MAC || n.unchecked[f.pkt.DstMAC] == nil:
 		peer.Groups = f.dst.Groups
 	}
 	return peer
 }
 
 // route finds the receiver of a packet from an instance, and delivers the packet to it: an
-// interface of the network, the owner of a public address, or the router behind the uplink.
+// interface of the network or of a peered one, an interface that forwards for others, the owner of a
+// public address, or the router behind the uplink.
 func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	f.from, f.sender = firewall.Source{Addr: f.pkt.Flow.Src}, a.Endpoint
@@ -99,12 +105,13 @@ func (f *frame) route(a *Attachment) (*Port, verdict.Verdict) {
 		f.from.Groups = a.Endpoint.Groups
 	}
 	dst := f.pkt.Flow.Dst
-	f.viaGateway = f.pkt.DstMAC == GatewayMAC
 	owner := f.forwarder(a.Network)
 	switch {
 	case owner != nil && a.subnet.contains(owner.Address):
-	case !a.Network.Contains(dst):
-		return f.routeToInternet(a)
+	case f.target.Kind != Local:
+		return f.routeAway(a)
+	case !f.viaGateway && !a.Network.Contains(dst):
+		return f.in, f.misaddressed()
 	default:
 		if owner = f.dst; owner == nil {
 			return f.in, f.unassigned(a.Network)
@@ -157,18 +164,16 @@ func (f *frame) unassigned(n *Network) verdict.Verdict {
 
 // routeToInternet carries a packet out of its network. If the destination is a public address of
 // the cluster, both ends are rewritten here, as AWS does. Otherwise the source is rewritten and the
-// packet leaves by the uplink. A packet whose source has no public address is dropped.
+// packet leaves by the uplink. A packet without a route to an internet gateway, or whose source has no
+// public address, is dropped.
 func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	p := &f.pkt
-	if !f.viaGateway {
-		return f.in, f.misaddressed()
-	}
 	if v := f.aclOut(a); v != verdict.Forward {
 		return f.in, v
 	}
-	if v, ok := f.checkRoute(a.subnet, a.Endpoint, p.Flow.Dst); !ok {
-		return f.in, v
+	if f.target.Kind != Internet {
+		return f.in, f.notRouted(a.subnet, a.Endpoint, p.Flow.Dst, NoTarget)
 	}
 	public := a.Endpoint.PublicOf(p.Flow.Src)
 	if !public.IsValid() {
@@ -191,19 +196,6 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 	packet.RewriteSource(f.bytes(), p, public)
 	packet.SetMACs(f.bytes(), up.NextHop, up.MAC)
 	return up.Port, f.leave(up.Port, nil, up.MTU)
-}
-
-// checkRoute checks that the routes of a subnet lead to an internet gateway for a remote address.
-// It returns false and NotRouted if they do not.
-func (f *frame) checkRoute(s *Subnet, of *Endpoint, remote netip.Addr) (verdict.Verdict, bool) {
-	failpoint.Reach()
-	if s.TargetOf(remote).Kind == Internet {
-		return verdict.Unset, true
-	}
-	if f.trace != nil {
-		f.trace.Unrouted = &Unrouted{Endpoint: of, Network: of.network, Subnet: s, Remote: remote}
-	}
-	return verdict.NotRouted, false
 }
 
 // forwardFromUplink carries a frame from the uplink: 1:1 NAT to the instance that has the public
@@ -283,8 +275,11 @@ func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 	switch {
 	case owner == nil || fromPublic && !owner.PublicOf(f.pkt.Flow.Dst).IsValid():
 		return f.in, f.unreachable()
-	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || fromPublic):
+	case !f.viaGateway && (f.pkt.DstMAC != owner.MAC || !f.isInternal(n)):
 		return f.in, f.misaddressed()
+	}
+	if !f.viaGateway && owner.Unchecked && !n.SubnetOf(owner.Address).contains(f.sender.Address) {
+		f.viaGateway = true // a route led to owner
 	}
 	if fromPublic {
 		f.toPublic = true
@@ -307,7 +302,7 @@ func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	if v, ok := f.ready(a); !ok {
 		return to.Port, v
 	}
-	if f.sender == nil || !a.subnet.contains(f.sender.Address) {
+	if !f.isInternal(a.Network) || !a.subnet.contains(f.sender.Address) {
 		if v := f.aclIn(a); v != verdict.Forward {
 			return to.Port, v
 		}

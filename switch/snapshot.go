@@ -39,6 +39,7 @@ type Network struct {
 	Blocks  []netip.Prefix // further private addresses of it
 	Gateway netip.Addr     // zero: each Subnet has its own
 	Subnets []Subnet
+	Peers   []PeerNetwork
 	MTU     int  // of the devices of its interfaces, unless their Attachments say otherwise
 	Strict  bool // revoked rules cut tracked connections too
 	// Reset is the generation at which Strict last changed. Older connections are checked again:
@@ -49,6 +50,8 @@ type Network struct {
 	fdb       *bart.Table[*Endpoint]
 	subnets   *bart.Table[*Subnet]
 	unchecked map[ec2.MAC]*Endpoint // interfaces that forward for others; replaced, never changed
+	peers     map[VNI]*PeerNetwork
+	peersBy   *bart.Table[[]*PeerNetwork] // by their addresses
 }
 
 // An Attachment makes a port the port of one Endpoint of one Network, with the Endpoint's own
@@ -123,6 +126,7 @@ func (e *Edit) Network(n Network) {
 		n.fdb = newAddresses()
 	}
 	n.setSubnets()
+	n.setPeers()
 	e.replace(&n)
 	for _, a := range e.next.attached { // the method replace has copied the Attachments
 		if a != nil && a.Network == &n {

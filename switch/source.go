@@ -79,7 +79,7 @@ func (f *frame) badSource() verdict.Verdict { return verdict.BadSource }
 //
 // It also sets f.sender, and f.from, the source as the receiver's rules see it: the interface with its groups; or
 // its public address without groups (fromPublic), which reaches public addresses only; or, from an
-// interface that forwards for others, any address without groups.
+// interface that forwards for others, any address without groups; or an interface of a peered network.
 func (f *frame) checkOrigin() (fromPublic bool, v verdict.Verdict, ok bool) {
 	failpoint.Reach()
 	p := &f.pkt
@@ -100,6 +100,8 @@ func (f *frame) checkOrigin() (fromPublic bool, v verdict.Verdict, ok bool) {
 		return true, verdict.Unset, true
 	case f.isOrigin(n.unchecked[p.SrcMAC]) && p.EtherType != packet.EtherTypeARP && !unroutable(address):
 		f.sender = n.unchecked[p.SrcMAC]
+		return false, verdict.Unset, true
+	case f.isFromPeer(n, address):
 		return false, verdict.Unset, true
 	}
 	return false, verdict.TunnelForeign, false

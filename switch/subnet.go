@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/gaissmai/bart"
 
@@ -14,14 +15,17 @@ import (
 type Subnet struct {
 	Prefix  netip.Prefix
 	Gateway netip.Addr
-	// Routes lead to addresses outside of the Network. The longest prefix decides. A
-	// packet without a route is dropped.
+	// Routes lead to addresses outside of the Network. The longest prefix decides, and among equal
+	// ones the first. Each block of the Network has a route to Local, the last among equals; so a
+	// Route for a block, or for a part of one, leads away what is sent to other Subnets. A packet
+	// without a route is dropped.
 	Routes []Route
 	// ACL judges the packets that enter the Subnet and that leave it, not those within it. Nil admits
 	// all, as in EC2-Classic, which has no ACLs.
 	ACL *firewall.ACL
 
 	routes *bart.Table[Target]
+	inside bool // a Route leads away what is sent to addresses of the Network
 }
 
 // A Route leads packets for a range of addresses to a Target.
@@ -63,12 +67,27 @@ func (n *Network) setSubnets() {
 	}
 	n.subnets = new(bart.Table[*Subnet])
 	for _, s := range all {
-		s.routes = new(bart.Table[Target])
-		for _, r := range s.Routes {
-			s.routes.Insert(r.Prefix, r.Target)
-		}
+		s.setRoutes(n)
 		n.subnets.Insert(s.Prefix, &s)
 	}
+}
+
+// setRoutes compiles the routes of a Subnet of n. The last route inserted for a prefix remains.
+func (s *Subnet) setRoutes(n *Network) {
+	s.routes = new(bart.Table[Target])
+	for _, block := range append([]netip.Prefix{n.Prefix}, n.Blocks...) {
+		s.routes.Insert(block, Target{Kind: Local})
+	}
+	for _, r := range slices.Backward(s.Routes) {
+		s.routes.Insert(r.Prefix, r.Target)
+		s.inside = s.inside || n.routesInside(r.Prefix)
+	}
+}
+
+// routesInside reports whether a range of addresses is a block of the network, or within one.
+func (n *Network) routesInside(p netip.Prefix) bool {
+	within := func(block netip.Prefix) bool { return block.Bits() <= p.Bits() && block.Contains(p.Addr()) }
+	return within(n.Prefix) || slices.ContainsFunc(n.Blocks, within)
 }
 
 // Contains reports whether an address is a private one of the network, leased or not.
@@ -101,7 +120,7 @@ var noSubnet = &Subnet{routes: new(bart.Table[Target])}
 // contains reports whether an address is in the Subnet.
 func (s *Subnet) contains(a netip.Addr) bool { return s.Prefix.Contains(a) }
 
-// TargetOf returns where packets to an address outside of the network go.
+// TargetOf returns where packets to an address outside of the Subnet go.
 func (s *Subnet) TargetOf(remote netip.Addr) Target {
 	t, _ := s.routes.Lookup(remote)
 	return t

@@ -17,10 +17,12 @@ type Trace struct {
 	Verdict verdict.Verdict
 	At      *Port // the port the verdict concerns
 	Flow    packet.Flow
-	// Unrouted describes why a packet is NotRouted; nil for all other verdicts.
+	// Routed says which subnet's routes lead the packet out of its network, or to an interface that forwards
+	// it; nil if they had no say. Unrouted describes why a packet is NotRouted; nil for all other verdicts.
+	Routed   *Routed
 	Unrouted *Unrouted
 	// NoPublic is the sender, if the packet has NoRoute because the sender's address has no public one. Absent is the
-	// destination, if it has NoRoute because no interface of the sender's network has it.
+	// destination, if it has NoRoute because no interface of the sender's network, or of the peered one, has it.
 	NoPublic *Endpoint
 	Absent   *Absent
 	// Onward is the frame that would go to another node, where TraceTunnel continues; nil if the
@@ -30,12 +32,18 @@ type Trace struct {
 	entering *firewall.ACLDecision // of the next Step
 }
 
-// Unrouted is a subnet that has no route to a remote address.
-type Unrouted struct {
+// Routed is a subnet whose routes decide about a remote address.
+type Routed struct {
 	Endpoint *Endpoint // the interface in the subnet
 	Network  VNI
 	Subnet   *Subnet
 	Remote   netip.Addr
+}
+
+// Unrouted is a subnet whose routes do not lead to a remote address.
+type Unrouted struct {
+	Routed
+	Fault RouteFault
 }
 
 // Absent is an address that no interface of a network has.

@@ -45,7 +45,7 @@ const (
 	ARPIgnored   // ARP for an unknown address, or for the sender's own address
 	NoRoute      // no interface has the destination address, and no route leads to it
 	GatewayLocal // addressed to the gateway itself, which offers no service
-	NotRouted    // the subnet's routes lead to no internet gateway
+	NotRouted    // the subnet's routes do not lead to the destination
 	ACLDenied    // the network ACL of the subnet that it leaves or enters denies it
 
 	// Judged by rules and connections.
@@ -129,7 +129,7 @@ var meanings = [Count]string{
 	ARPIgnored:     "ARP that gets no answer",
 	NoRoute:        "no interface has that address",
 	GatewayLocal:   "addressed to the gateway itself",
-	NotRouted:      "the subnet has no route to an internet gateway",
+	NotRouted:      "no route of the subnet leads there",
 	ACLDenied:      "denied by the network ACL of the subnet that it leaves or enters",
 	NoRule:         "no rule of any group admits it",
 	Revoked:        "its connection was blocked when a rule was removed",
