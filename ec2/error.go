@@ -49,6 +49,7 @@ var notFound = map[string]struct{ code, text string }{
 	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
 	"aclassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"lt":       {"InvalidLaunchTemplateId.NotFound", "The specified launch template, with template ID %s, does not exist."},
+	"pcx":      {"InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist"},
 	"pg":       {"InvalidPlacementGroup.Unknown", "The Placement Group '%s' is unknown."},
 	"eipassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},
 	"rtbassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},

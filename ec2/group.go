@@ -1,6 +1,9 @@
 package ec2
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // A Group is a security group: a named set of rules for the interfaces that are its members.
 // A Group in a View is shared and never changed.
@@ -12,7 +15,13 @@ type Group struct {
 	Name        string
 	Description string
 	Rules       []Rule // ingress and egress, in order of creation
+
+	// VPCs are the other VPCs of its region whose interfaces can have the group, sorted.
+	VPCs []VPCID `json:",omitempty"`
 }
+
+// UsableIn reports whether an interface in a VPC can have the group.
+func (g *Group) UsableIn(vpc VPCID) bool { return g.VPC == vpc || slices.Contains(g.VPCs, vpc) }
 
 // CheckDirection returns EC2's error if d is Egress and the group is of EC2-Classic, which has no
 // egress rules.
@@ -67,7 +76,8 @@ type Rule struct {
 
 // Source is the far end that a rule admits: the sender for ingress, the destination for egress.
 // It is either a CIDR block or a group. A group stands for the private addresses that its
-// members have at the time.
+// members have at the time, in the VPC of the rule's own interface or, if it is a group of a peer, in
+// the peer's VPC.
 type Source struct {
 	Prefix netip.Prefix // valid for a CIDR source; masked
 	Group  GroupRef     // non-zero for a group source
@@ -79,6 +89,12 @@ type GroupRef struct {
 	Account AccountID
 	ID      GroupID
 	Name    string
+
+	// VPC and Peering are set for a group of a peered VPC: its VPC, and the peering through which the
+	// rule names it. The rule admits nothing once that peering has ended, which Void says.
+	VPC     VPCID     `json:",omitempty"`
+	Peering PeeringID `json:",omitempty"`
+	Void    bool      `json:",omitempty"`
 }
 
 // IsIPv6 reports whether the source is a block of IPv6 addresses.

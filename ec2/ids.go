@@ -99,6 +99,16 @@ func CheckVolumeID(id VolumeID) error {
 	return nil
 }
 
+var peeringID = regexp.MustCompile(`^pcx-[0-9a-f]{1,17}$`)
+
+// CheckPeeringID returns EC2's error for text that does not have the form of a peering's id.
+func CheckPeeringID(id PeeringID) error {
+	if !peeringID.MatchString(string(id)) {
+		return Errorf("InvalidVpcPeeringConnectionId.Malformed", `Invalid id: "%s" (expecting "pcx-...")`, Clip(string(id)))
+	}
+	return nil
+}
+
 var groupID = regexp.MustCompile(`^sg-[0-9a-f]{1,17}$`)
 
 // CheckGroupID returns EC2's error for text that does not have the form of a group id.

@@ -89,6 +89,12 @@ type Settings struct {
 	PlacementGroupsPerRegion int `json:",omitempty"`
 	// DHCPOptionsPerRegion is the most sets of DHCP options of an account in a region. Default 100.
 	DHCPOptionsPerRegion int `json:",omitempty"`
+
+	// PeeringsPerVPC is the most active peerings of a VPC. Default 50.
+	PeeringsPerVPC int `json:",omitempty"`
+	// PeeringRequests is the most requests of an account in a region to peer VPCs that nobody has
+	// answered. Default 25.
+	PeeringRequests int `json:",omitempty"`
 }
 
 // DefaultSettings returns the default of each setting.
@@ -124,6 +130,9 @@ func DefaultSettings() Settings {
 		PlacementGroupsPerRegion:  500,
 		DHCPOptionsPerRegion:      100,
 		VolumesPerRegion:          10_000,
+
+		PeeringsPerVPC:  50,
+		PeeringRequests: 25,
 	}
 }
 
@@ -176,5 +185,7 @@ func (s Settings) WithDefaults() Settings {
 	s.TemplateVersionsPerRegion = cmp.Or(s.TemplateVersionsPerRegion, d.TemplateVersionsPerRegion)
 	s.PlacementGroupsPerRegion = cmp.Or(s.PlacementGroupsPerRegion, d.PlacementGroupsPerRegion)
 	s.DHCPOptionsPerRegion = cmp.Or(s.DHCPOptionsPerRegion, d.DHCPOptionsPerRegion)
+	s.PeeringsPerVPC = cmp.Or(s.PeeringsPerVPC, d.PeeringsPerVPC)
+	s.PeeringRequests = cmp.Or(s.PeeringRequests, d.PeeringRequests)
 	return s
 }

@@ -10,15 +10,16 @@ import (
 )
 
 // Compile builds the Table of a set of groups, and returns an error for each rule that it
-// left out. The function number returns the GroupNumber of a group. previous is the Table
+// left out. The function number returns the GroupNumber of the group that a rule of a group
+// names; false if the rule admits nothing to the interfaces of the set. previous is the Table
 // that the new one replaces, or nil. If previous has a rule that the new Table does not
 // have, the new Table's Shrunk is generation.
-func Compile(groups []*ec2.Group, direction ec2.Direction, number func(ec2.GroupID) GroupNumber, previous *Table, generation uint64) (*Table, []error) {
+func Compile(groups []*ec2.Group, direction ec2.Direction, number func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool), previous *Table, generation uint64) (*Table, []error) {
 	c := compilation{
 		table:     &Table{Generation: generation},
 		number:    number,
-		bySource:  map[ec2.Source]uint32{},
-		groups:    map[GroupNumber]uint32{},
+		byGroup:   map[GroupNumber]uint32{},
+		byPrefix:  map[netip.Prefix]uint32{},
 		protocols: map[ec2.Protocol][]span{},
 	}
 	for _, g := range groups {
@@ -46,11 +47,11 @@ type span struct {
 
 type compilation struct {
 	table     *Table
-	number    func(ec2.GroupID) GroupNumber
-	bySource  map[ec2.Source]uint32
+	number    func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool)
+	byGroup   map[GroupNumber]uint32
+	byPrefix  map[netip.Prefix]uint32
 	sources   []listed // by selector; the field rule is not set
 	prefixes  []netip.Prefix
-	groups    map[GroupNumber]uint32
 	protocols map[ec2.Protocol][]span
 	errs      []error
 }
@@ -64,48 +65,51 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 	s := span{from: from, to: to, rule: uint32(len(c.table.refs))}
 	ref := Ref{Group: g, Rule: r}
 	if r.Source.IsGroup() {
-		ref.number = c.number(r.Source.Group.ID)
+		var ok bool
+		if ref.number, ok = c.number(g, r.Source.Group); !ok {
+			return
+		}
 	}
 	c.table.refs = append(c.table.refs, ref)
 	if !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0 {
 		s.selector, s.family = world, family(r.Source.Prefix.Addr())
 	} else {
-		s.selector = c.selector(r.Source)
+		s.selector = c.selector(r.Source, ref.number)
 	}
 	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
 }
 
-// selector returns the number of a source within this set. For a group only the id counts,
-// not the name.
-func (c *compilation) selector(s ec2.Source) uint32 {
-	key := ec2.Source{Prefix: s.Prefix, Group: ec2.GroupRef{ID: s.Group.ID}}
-	if n, ok := c.bySource[key]; ok {
+// selector returns the number of a source within this set. group is the number of a group source.
+func (c *compilation) selector(s ec2.Source, group GroupNumber) uint32 {
+	next := uint32(len(c.sources))
+	if s.IsGroup() {
+		if n, ok := c.byGroup[group]; ok {
+			return n
+		}
+		c.byGroup[group] = next
+		c.sources = append(c.sources, listed{kind: sourceGroup, group: group})
+		return next
+	}
+	if n, ok := c.byPrefix[s.Prefix]; ok {
 		return n
 	}
-	n := uint32(len(c.sources))
-	c.bySource[key] = n
-	if s.IsGroup() {
-		group := c.number(s.Group.ID)
-		c.groups[group] = n
-		c.sources = append(c.sources, listed{kind: sourceGroup, group: group})
-	} else {
-		c.sources = append(c.sources, listedPrefix(s.Prefix))
-		c.prefixes = append(c.prefixes, s.Prefix)
-	}
-	return n
+	c.byPrefix[s.Prefix] = next
+	c.sources = append(c.sources, listedPrefix(s.Prefix))
+	c.prefixes = append(c.prefixes, s.Prefix)
+	return next
 }
 
 // link builds the structures that Match reads.
 func (c *compilation) link() {
 	t := c.table
-	t.groups = newSelectorIndex(c.groups)
+	t.groups = newSelectorIndex(c.byGroup)
 
 	// Insert shorter prefixes first, so that the selectors of all containing prefixes are
 	// known.
 	slices.SortFunc(c.prefixes, func(a, b netip.Prefix) int { return cmp.Compare(a.Bits(), b.Bits()) })
 	for _, p := range c.prefixes {
 		ancestors, _ := t.cidrs.LookupPrefix(p)
-		own := c.bySource[ec2.Source{Prefix: p}]
+		own := c.byPrefix[p]
 		t.cidrs.Insert(p, append(slices.Clone(ancestors), own))
 	}
 

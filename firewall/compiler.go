@@ -33,6 +33,7 @@ type Set struct {
 	Ingress *Table
 	Egress  *Table
 
+	vpc  ec2.VPCID // of the interfaces that have the groups
 	key  string
 	uses int
 }
@@ -70,17 +71,17 @@ func (c *Compiler) releaseNumbers(view Groups) {
 	if len(c.numbers) < c.sweepAt {
 		return
 	}
-	used := map[ec2.GroupID]bool{}
+	used := map[GroupNumber]bool{}
 	for _, s := range c.sets {
-		for _, id := range s.Groups {
-			used[id] = true
+		for _, n := range s.Numbers {
+			used[n] = true
 		}
 		for _, ref := range slices.Concat(s.Ingress.Rules(), s.Egress.Rules()) {
-			used[ref.Rule.Source.Group.ID] = true
+			used[ref.number] = true
 		}
 	}
-	for id := range c.numbers {
-		if _, ok := view.Group(id); !ok && !used[id] {
+	for id, n := range c.numbers {
+		if _, ok := view.Group(id); !ok && !used[n] {
 			delete(c.numbers, id)
 		}
 	}
@@ -90,19 +91,30 @@ func (c *Compiler) releaseNumbers(view Groups) {
 // Acquire returns the Set of the groups ids, and compiles it if no caller has it. The
 // caller must Release the Set; the last Release removes it.
 func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *Set {
+	return c.AcquireIn(view, "", ids, generation)
+}
+
+// AcquireIn is Acquire for the interfaces of a VPC, which may have groups of other VPCs. "" is
+// the VPC of the groups themselves.
+func (c *Compiler) AcquireIn(view Groups, vpc ec2.VPCID, ids []ec2.GroupID, generation uint64) *Set {
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
-	texts := make([]string, len(ids))
+	texts := make([]string, len(ids), len(ids)+1)
+	guest := false
 	for i, id := range ids {
 		texts[i] = string(id)
+		guest = guest || memberID(view, vpc, id) != id
+	}
+	if guest {
+		texts = append(texts, "in "+string(vpc))
 	}
 	key := strings.Join(texts, " ")
 	s, ok := c.sets[key]
 	if !ok {
-		s = &Set{Groups: ids, key: key}
+		s = &Set{Groups: ids, vpc: vpc, key: key}
 		for _, id := range ids {
-			s.Numbers = append(s.Numbers, c.Number(id))
+			s.Numbers = append(s.Numbers, c.NumberIn(view, vpc, id))
 		}
 		c.sets[key] = s
 		s = c.compile(view, s, generation)
@@ -110,6 +122,43 @@ func (c *Compiler) Acquire(view Groups, ids []ec2.GroupID, generation uint64) *S
 	}
 	s.uses++
 	return s
+}
+
+// memberID returns the key of the members that a group has in a VPC. A rule that names a group
+// means the members in one VPC, so those that the group has in another have another number.
+func memberID(view Groups, vpc ec2.VPCID, id ec2.GroupID) ec2.GroupID {
+	if g, ok := view.Group(id); vpc == "" || !ok || g.VPC == vpc {
+		return id
+	}
+	return id + ec2.GroupID("@"+vpc)
+}
+
+// NumberIn returns the number of the members that a group has in a VPC.
+func (c *Compiler) NumberIn(view Groups, vpc ec2.VPCID, id ec2.GroupID) GroupNumber {
+	return c.Number(memberID(view, vpc, id))
+}
+
+// sources returns the function by which Compile finds the members that a rule means, for the
+// interfaces of a Set. A rule for a group of a peer means the members in the peer's VPC; it
+// applies only in the VPC that is peered, which is the rule's own, and only while the peering is
+// active. Any other rule means the members in the VPC of the interface that it applies to.
+func (c *Compiler) sources(view Groups, s *Set) func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool) {
+	return func(g *ec2.Group, ref ec2.GroupRef) (GroupNumber, bool) {
+		if s.vpc == "" {
+			return c.sourceIn(view, g, ref, g.VPC)
+		}
+		return c.sourceIn(view, g, ref, s.vpc)
+	}
+}
+
+func (c *Compiler) sourceIn(view Groups, g *ec2.Group, ref ec2.GroupRef, vpc ec2.VPCID) (GroupNumber, bool) {
+	switch {
+	case ref.Peering == "":
+		return c.NumberIn(view, vpc, ref.ID), true
+	case ref.Void || vpc != g.VPC:
+		return 0, false
+	}
+	return c.NumberIn(view, ref.VPC, ref.ID), true
 }
 
 // Release gives back a Set that Acquire returned.
@@ -171,11 +220,11 @@ func (c *Compiler) compile(view Groups, old *Set, generation uint64) *Set {
 		}
 	}
 	var in, out []error
-	next.Ingress, in = Compile(groups, ec2.Ingress, c.Number, old.Ingress, generation)
+	next.Ingress, in = Compile(groups, ec2.Ingress, c.sources(view, old), old.Ingress, generation)
 	if classic(groups) {
 		groups = []*ec2.Group{classicEgress}
 	}
-	next.Egress, out = Compile(groups, ec2.Egress, c.Number, old.Egress, generation)
+	next.Egress, out = Compile(groups, ec2.Egress, c.sources(view, old), old.Egress, generation)
 	c.sets[old.key] = &next
 	c.errs[old.key] = append(in, out...)
 	return &next

@@ -158,8 +158,8 @@ type tagged[T any] func(T) iter.Seq[*ec2.Tag]
 // taggedBy returns a function that finds the tags of an item by its id. It is called only
 // if a filter is on tags.
 func taggedBy[T any](c *call, id func(T) string) tagged[T] {
-	view := c.view
-	return func(item T) iter.Seq[*ec2.Tag] { return view.Tags(id(item)) }
+	view, account, region := c.view, c.account, c.region
+	return func(item T) iter.Seq[*ec2.Tag] { return view.TagsBy(account, region, id(item)) }
 }
 
 // match reports whether a tag of an item passes the filter x, which is tag:KEY, tag-key or

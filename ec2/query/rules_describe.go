@@ -30,6 +30,9 @@ type ruleItem struct {
 type referencedGroup struct {
 	ID      ec2.GroupID   `wire:"groupId"`
 	Account ec2.AccountID `wire:"userId"`
+	VPC     ec2.VPCID     `wire:"vpcId"` // and the next two: only of a group of a peered VPC
+	Peering ec2.PeeringID `wire:"vpcPeeringConnectionId"`
+	Status  string        `wire:"peeringStatus"`
 }
 
 // newRuleItem makes an item without its tags.
@@ -48,7 +51,8 @@ func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 		ARN:         arn(g.Region, g.Account, "security-group-rule", string(r.ID)),
 	}
 	if r.Source.IsGroup() {
-		item.Referenced = &referencedGroup{r.Source.Group.ID, r.Source.Group.Account}
+		ref := r.Source.Group
+		item.Referenced = &referencedGroup{ref.ID, ref.Account, ref.VPC, ref.Peering, peeringStatusIn(ref)}
 	}
 	return item
 }

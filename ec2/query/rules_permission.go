@@ -23,7 +23,7 @@ type groupParam struct {
 	Name        string        `wire:"GroupName"`
 	Account     ec2.AccountID `wire:"UserId"`
 	VPC         ec2.VPCID     `wire:"VpcId"`
-	Peering     string        `wire:"VpcPeeringConnectionId"`
+	Peering     ec2.PeeringID `wire:"VpcPeeringConnectionId"`
 	Description string        `wire:"Description"`
 }
 
@@ -160,9 +160,7 @@ func (x groupParam) spec(c *call, g *ec2.Group) (state.RuleSpec, error) {
 	switch {
 	case x.ID == "" && x.Name == "":
 		return state.RuleSpec{}, ec2.Errorf("MissingParameter", "Source group ID missing.")
-	case x.Peering != "":
-		return state.RuleSpec{}, ec2.Errorf("InvalidVpcPeeringConnectionID.NotFound", "The vpcPeeringConnection ID '%s' does not exist", wire.Quote(x.Peering))
-	case x.VPC != "" && x.VPC != g.VPC:
+	case g.VPC == "" && x.VPC+ec2.VPCID(x.Peering) != "":
 		return state.RuleSpec{}, ec2.Errorf("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
 	}
 	if x.ID != "" && x.Name != "" {
@@ -173,7 +171,7 @@ func (x groupParam) spec(c *call, g *ec2.Group) (state.RuleSpec, error) {
 		}
 		x.Name = "" // Apply finds the group by its id, or returns the error
 	}
-	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name}, Description: x.Description}, nil
+	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name, VPC: x.VPC, Peering: x.Peering}, Description: x.Description}, nil
 }
 
 // noPrefixList is the error for every prefix list, because there are none here.
@@ -244,6 +242,22 @@ type groupPair struct {
 	ID          ec2.GroupID   `wire:"groupId"`
 	Name        string        `wire:"groupName"` // only in EC2-Classic
 	Description string        `wire:"description"`
+
+	// Only of a group of a peered VPC.
+	VPC     ec2.VPCID     `wire:"vpcId"`
+	Peering ec2.PeeringID `wire:"vpcPeeringConnectionId"`
+	Status  string        `wire:"peeringStatus"`
+}
+
+// peeringStatusIn returns the status of the peering through which a rule names a group.
+func peeringStatusIn(g ec2.GroupRef) string {
+	switch {
+	case g.Peering == "":
+		return ""
+	case g.Void:
+		return string(ec2.PeeringDeleted)
+	}
+	return string(ec2.PeeringActive)
 }
 
 type cidrItem struct {
@@ -294,7 +308,7 @@ func (p *permission) add(r *ec2.Rule) {
 	switch {
 	case !r.Source.Prefix.IsValid():
 		g := r.Source.Group
-		p.Groups = append(p.Groups, groupPair{g.Account, g.ID, g.Name, r.Description})
+		p.Groups = append(p.Groups, groupPair{g.Account, g.ID, g.Name, r.Description, g.VPC, g.Peering, peeringStatusIn(g)})
 	case r.Source.Prefix.Addr().Is6():
 		p.Ranges6 = append(p.Ranges6, cidr6Item{r.Source.Prefix.String(), r.Description})
 	default:

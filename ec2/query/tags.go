@@ -77,6 +77,7 @@ var resourceTypes = map[string]string{
 	"igw":      "internet-gateway",
 	"key":      "key-pair",
 	"lt":       "launch-template",
+	"pcx":      "vpc-peering-connection",
 	"pg":       "placement-group",
 	"rtb":      "route-table",
 	"sg":       "security-group",
@@ -146,7 +147,7 @@ type tag struct {
 // tags returns the tags of a resource, sorted by key, as every answer shows them.
 func (c *call) tags(id string) []tag {
 	var list []tag
-	for t := range c.view.Tags(id) {
+	for t := range c.view.TagsBy(c.account, c.region, id) {
 		list = append(list, tag{t.Key, t.Value})
 	}
 	return list

@@ -44,6 +44,8 @@ var callers = map[string]caller{
 	"CreateNATGateway": byUser, "DeleteNATGateway": byUser,
 	"CreateRouteTable": byUser, "DeleteRouteTable": byUser, "CreateRoute": byUser, "ReplaceRoute": byUser, "DeleteRoute": byUser,
 	"AssociateRouteTable": byUser, "DisassociateRouteTable": byUser, "ReplaceRouteTableAssociation": byUser,
+	"CreateVPCPeering": byUser, "AcceptVPCPeering": byUser, "RejectVPCPeering": byUser, "DeleteVPCPeering": byUser,
+	"ModifyVPCPeering": byUser, "AssociateGroupVPC": byUser, "DisassociateGroupVPC": byUser,
 	"CreateLaunchTemplate": byUser, "CreateLaunchTemplateVersion": byUser, "ModifyLaunchTemplate": byUser,
 	"DeleteLaunchTemplate": byUser, "DeleteLaunchTemplateVersions": byUser,
 	"CreatePlacementGroup": byUser, "DeletePlacementGroup": byUser,

@@ -155,7 +155,7 @@ func (t *tx) vpcGroups(account ec2.AccountID, region ec2.Region, vpc ec2.VPCID, 
 		if err != nil {
 			return nil, err
 		}
-		if g.VPC != vpc {
+		if !g.UsableIn(vpc) {
 			return nil, differentNetworks()
 		}
 		ids = append(ids, g.ID)

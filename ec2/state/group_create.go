@@ -1,7 +1,6 @@
 package state
 
 import (
-	"slices"
 	"strings"
 
 	"palisade/ec2"
@@ -206,7 +205,8 @@ func (t *tx) checkUnusedInClassic(g *ec2.Group) error {
 	return nil
 }
 
-// checkUnusedInVPC returns an error if the group is in use. AWS's message does not say what uses
+// checkUnusedInVPC returns an error if the group is in use. Rules of a peered VPC that name it do not hold
+// it: they stay, and are stale. AWS's message does not say what uses
 // the group; ours adds that.
 func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 	if g.Name == defaultGroup {
@@ -221,8 +221,12 @@ func (t *tx) checkUnusedInVPC(g *ec2.Group) error {
 		holders = append(holders, holder)
 	}
 	for o := range rows[ec2.Group](t.Txn, tableGroup, indexSource, key(g.ID)) {
-		names := slices.IndexFunc(o.Rules, func(r ec2.Rule) bool { return r.Source.Group.ID == g.ID })
-		holders = append(holders, "rule "+string(o.Rules[names].ID)+" of security group "+string(o.ID))
+		if names := rulesNaming(o, g.ID); len(names) > 0 {
+			holders = append(holders, names[0])
+		}
+	}
+	for _, vpc := range g.VPCs {
+		holders = append(holders, "association with "+string(vpc))
 	}
 	if len(holders) > 0 {
 		return ec2.Errorf("DependencyViolation", "resource %s has a dependent object. %s", g.ID, dependentObjects(holders))

@@ -22,6 +22,11 @@ func (v *View) PeeringsOf(account ec2.AccountID, region ec2.Region) iter.Seq[*ec
 	}
 }
 
+// GroupsNaming yields the groups that have rules which name another group, by id.
+func (v *View) GroupsNaming(id ec2.GroupID) iter.Seq[*ec2.Group] {
+	return rows[ec2.Group](v.txn(), tableGroup, indexSource, key(id))
+}
+
 // PeeringsIn yields the peerings of a VPC, by id. They may have ended.
 func (v *View) PeeringsIn(vpc ec2.VPCID) iter.Seq[*ec2.VPCPeering] {
 	return rows[ec2.VPCPeering](v.txn(), tablePeering, indexVPC, key(vpc))

@@ -106,16 +106,23 @@ func checkICMP(kind, code int) error {
 }
 
 // The method source returns the group that a new rule of g names as its source. In EC2-Classic that
-// group may belong to any account. In a VPC it must be in the same VPC, because there is no
-// peering.
+// group may belong to any account. In a VPC it must be usable in the same VPC, or be a group of a peered
+// VPC.
 func (t *tx) source(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
+	if ref.Peering != "" {
+		if _, err := t.peering(g.Account, g.Region, ref.Peering); err != nil {
+			return ec2.GroupRef{}, err
+		}
+	}
 	o, err := t.sourceGroup(g, ref)
 	switch {
 	case err != nil:
 		return ec2.GroupRef{}, err
 	case (o.VPC == "") != (g.VPC == ""):
 		return ec2.GroupRef{}, ec2.Errorf("InvalidParameterValue", "You may not define rules between a VPC group and a non-VPC group")
-	case o.VPC != g.VPC:
+	case !o.UsableIn(g.VPC), o.VPC != g.VPC && (ref.VPC == o.VPC || ref.Peering != ""):
+		return t.peerGroup(g, o, ref)
+	case ref.Peering != "" || ref.VPC != "" && ref.VPC != g.VPC:
 		return ec2.GroupRef{}, differentNetworks()
 	case g.VPC != "": // EC2 shows the group by its id only
 		return ec2.GroupRef{Account: o.Account, ID: o.ID}, nil
@@ -148,9 +155,12 @@ func (t *tx) sourceGroup(g *ec2.Group, ref ec2.GroupRef) (*ec2.Group, error) {
 	return o, nil
 }
 
-// knownSource is like the method source, but also returns a deleted group of another account that a
-// rule of g still names, so that the rule can be revoked.
+// knownSource is like the method source, but also returns a deleted group of another account, or a
+// group of a former peer, that a rule of g still names, so that the rule can be revoked.
 func (t *tx) knownSource(g *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
+	if found, ok := knownPeerGroup(g, ref); ok {
+		return found, nil
+	}
 	found, err := t.source(g, ref)
 	if err == nil {
 		return found, nil
@@ -178,10 +188,11 @@ type permit struct {
 	from, to  int
 	prefix    netip.Prefix
 	group     ec2.GroupID
+	peering   ec2.PeeringID
 }
 
 func permitOf(r *ec2.Rule) permit {
-	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID}
+	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID, r.Source.Group.Peering}
 }
 
 // checkDistinct returns EC2's error if two of the rules are equal.

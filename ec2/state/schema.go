@@ -146,7 +146,7 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexOwner, func(x *ec2.PlacementGroup) []string { return []string{key(x.Account) + key(x.Region)} })),
 	tableDHCP: table(tableDHCP, func(x *ec2.DHCPOptions) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.DHCPOptions) []string { return []string{key(x.Account) + key(x.Region)} })),
-	tableTag: table(tableTag, func(x *ec2.Tag) string { return key(x.Resource) + key(x.Key) },
+	tableTag: table(tableTag, func(x *ec2.Tag) string { return tagsOf(x.Resource, x.Account, x.Region) + key(x.Key) },
 		many(indexOwner, func(x *ec2.Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}
 

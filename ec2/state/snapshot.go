@@ -218,5 +218,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkVolumeRows(t), checkAddressRows(t), checkLaunchRows(t))
+	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkVolumeRows(t), checkAddressRows(t), checkLaunchRows(t), checkPeeringRows(t))
 }

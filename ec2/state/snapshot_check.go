@@ -182,6 +182,27 @@ func checkAddressRows(t *memdb.Txn) error {
 	return nil
 }
 
+// checkPeeringRows checks that the VPCs of a live peering exist, and that no two have more than one.
+func checkPeeringRows(t *memdb.Txn) error {
+	pairs := make(map[[2]ec2.VPCID]ec2.PeeringID)
+	for p := range rows[ec2.VPCPeering](t, tablePeering, indexID, "") {
+		for _, s := range []ec2.PeeringSide{p.Requester, p.Accepter} {
+			v := ownedRow[ec2.VPC](t, tableVPC, owner{s.Account, s.Region}, s.VPC)
+			if p.Active() && (v == nil || v.VNI != s.VNI) {
+				return fmt.Errorf("peering %s is %s, and its VPC %s does not exist or has another VNI than %d", p.ID, p.Status, s.VPC, s.VNI)
+			}
+		}
+		pair := [2]ec2.VPCID{min(p.Requester.VPC, p.Accepter.VPC), max(p.Requester.VPC, p.Accepter.VPC)}
+		if p.Active() && pairs[pair] != "" {
+			return fmt.Errorf("peerings %s and %s are both active and of the same VPCs", pairs[pair], p.ID)
+		}
+		if p.Active() {
+			pairs[pair] = p.ID
+		}
+	}
+	return nil
+}
+
 func checkLaunchRows(t *memdb.Txn) error {
 	for x := range rows[ec2.LaunchTemplate](t, tableTemplate, indexID, "") {
 		if first[ec2.LaunchTemplateVersion](t, tableTemplateVersion, indexID, versionKey(x.ID, x.Default)) == nil {

@@ -9,8 +9,9 @@ import (
 	"palisade/ec2"
 )
 
-// Sweep ends the quarantine of addresses and deletes terminated instances, ended NAT gateways and join tokens, when
-// their time is over. The leader proposes a Sweep at the time that View.SweepDueWith returns. The
+// Sweep ends the quarantine of addresses, lets requests for peerings expire, and deletes terminated
+// instances, ended NAT gateways and peerings, and join tokens, when their time is over. The leader
+// proposes a Sweep at the time that View.SweepDueWith returns. The
 // State's own time decides what is due.
 //
 // Confirmed has the log index that each node has confirmed to enforce. An address stays in
@@ -43,6 +44,7 @@ func (r *Sweep) apply(t *tx) (Result, error) {
 	}
 	t.sweepNATs()
 	t.dropExpiredTokens()
+	t.sweepPeerings()
 	return Result{}, nil
 }
 
@@ -75,6 +77,11 @@ func (v *View) SweepDueWith(confirmed map[ec2.NodeID]uint64) (due time.Time, ok 
 	for g := range v.NATGateways() {
 		if g.State != ec2.NATAvailable {
 			earlier(g.Ended.Add(natShown))
+		}
+	}
+	for p := range rows[ec2.VPCPeering](v.txn(), tablePeering, indexID, "") {
+		if at, due := peeringDue(p); due {
+			earlier(at)
 		}
 	}
 	return due, ok

@@ -73,10 +73,10 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 	}
 	for _, id := range r.Resources {
 		if len(r.Tags) == 0 {
-			t.untagUsers(id)
+			t.untagUsers(id, r.Account, r.Region)
 		}
 		for _, s := range r.Tags {
-			tag := first[ec2.Tag](t.Txn, tableTag, indexID, key(id)+key(s.Key))
+			tag := first[ec2.Tag](t.Txn, tableTag, indexID, tagsOf(id, r.Account, r.Region)+key(s.Key))
 			if tag != nil && (s.Value == nil || *s.Value == tag.Value) {
 				t.del(tableTag, tag)
 			}
@@ -88,7 +88,7 @@ func (r *DeleteTags) apply(t *tx) (Result, error) {
 // The method tag puts tags on a resource. The caller checks that the resource exists.
 func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[string]string) error {
 	count := 0
-	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, key(id)) {
+	for had := range rows[ec2.Tag](t.Txn, tableTag, indexID, tagsOf(id, account, region)) {
 		if _, again := tags[had.Key]; !again && !isReserved(had.Key) {
 			count++
 		}
@@ -105,6 +105,15 @@ func (t *tx) tag(id string, account ec2.AccountID, region ec2.Region, tags map[s
 	return nil
 }
 
+// tagsOf returns the prefix of the keys of a resource's tags. The two owners of a peering, and the two
+// regions of one, have tags of their own (Amazon VPC Peering Guide, "VPC peering basics").
+func tagsOf(id string, account ec2.AccountID, region ec2.Region) string {
+	if strings.HasPrefix(id, "pcx-") {
+		return key(id) + key(account) + key(region)
+	}
+	return key(id)
+}
+
 // untag takes all tags off a resource. It must be called when a resource is deleted.
 func (t *tx) untag(id string) {
 	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, key(id))) {
@@ -113,8 +122,8 @@ func (t *tx) untag(id string) {
 }
 
 // untagUsers takes the tags of users off a resource. Those of ours stay.
-func (t *tx) untagUsers(id string) {
-	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, key(id))) {
+func (t *tx) untagUsers(id string, account ec2.AccountID, region ec2.Region) {
+	for _, tag := range slices.Collect(rows[ec2.Tag](t.Txn, tableTag, indexID, tagsOf(id, account, region))) {
 		if !isReserved(tag.Key) {
 			t.del(tableTag, tag)
 		}
@@ -201,6 +210,9 @@ func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 		}
 	case "lt":
 		return ownedRow[ec2.LaunchTemplate](t.Txn, tableTemplate, by, id) != nil
+	case "pcx":
+		p := first[ec2.VPCPeering](t.Txn, tablePeering, indexID, key(id))
+		return p != nil && p.SeenBy(account, region, t.meta.Time)
 	case "pg":
 		return ownedRow[ec2.PlacementGroup](t.Txn, tablePlacement, by, id) != nil
 	case "dopt":

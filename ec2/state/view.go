@@ -218,6 +218,12 @@ func (v *View) ElasticAddressesOf(account ec2.AccountID, region ec2.Region) iter
 	return rows[ec2.ElasticAddress](v.txn(), tableElastic, indexOwner, key(account)+key(region))
 }
 
+// TagsBy yields the tags of a resource as an account sees them in a region, by key. Only those of a
+// peering differ.
+func (v *View) TagsBy(account ec2.AccountID, region ec2.Region, resource string) iter.Seq[*ec2.Tag] {
+	return rows[ec2.Tag](v.txn(), tableTag, indexID, tagsOf(resource, account, region))
+}
+
 // Tags yields the tags of a resource, by key.
 func (v *View) Tags(resource string) iter.Seq[*ec2.Tag] {
 	return rows[ec2.Tag](v.txn(), tableTag, indexID, key(resource))

@@ -141,6 +141,8 @@ func (r *DeleteVPC) apply(t *tx) (Result, error) {
 	if acl := first[ec2.NetworkACL](t.Txn, tableACL, indexID, key(vpc.ACL)); acl != nil {
 		t.del(tableACL, acl)
 	}
+	t.rejectRequestsTo(vpc)
+	t.disassociateGroups(vpc)
 	t.untag(vpc.ACL)
 	t.untag(string(vpc.ID))
 	t.del(tableVPC, vpc)
@@ -165,7 +167,7 @@ func (t *tx) contents(vpc *ec2.VPC) (ids []string) {
 			ids = append(ids, string(g.ID))
 		}
 	}
-	return ids
+	return append(ids, t.peeringsHolding(vpc)...)
 }
 
 // ModifyVPC changes one attribute of a VPC. Result: VPC.

@@ -27,6 +27,9 @@ func (r *AssociateVPCBlock) apply(t *tx) (Result, error) {
 	if err := t.checkBlock(vpc, r.CIDR); err != nil {
 		return Result{}, err
 	}
+	if err := t.overlapsPeer(vpc, ec2.VPCBlock{CIDR: r.CIDR}); err != nil {
+		return Result{}, err
+	}
 	if most := t.limits().BlocksPerVPC; len(vpc.Blocks()) >= most {
 		return Result{}, ec2.Errorf("CidrLimitExceeded", "This network '%s' has met its maximum number of allowed CIDRs: %d", vpc.ID, most)
 	}

@@ -6,7 +6,7 @@ import (
 	"palisade/ec2"
 )
 
-// vpcSamples returns one request of each type of vpcRequests, aclRequests and tagRequests, with all fields set.
+// vpcSamples returns one request of each type of vpcRequests, aclRequests, peeringRequests and tagRequests, with all fields set.
 func vpcSamples() []Request {
 	tags := map[string]string{"Name": "web", "stage": ""}
 	return []Request{
@@ -41,5 +41,12 @@ func vpcSamples() []Request {
 		&ReleaseAddress{albert, east, "eipalloc-0a1b2c3d"},
 		&AssociateAddress{albert, east, "eipalloc-0a1b2c3d", "i-cfd732a6", "eni-0a1b2c3d", netip.MustParseAddr("10.0.1.4"), new(true)},
 		&DisassociateAddress{albert, east, "eipassoc-0a1b2c3d"},
+		&CreateVPCPeering{albert, east, "vpc-0a1b2c3d", "200000000002", "eu-west-1", "vpc-0a1b2c3e", tags},
+		&AcceptVPCPeering{"200000000002", "eu-west-1", "pcx-0a1b2c3d"},
+		&RejectVPCPeering{"200000000002", "eu-west-1", "pcx-0a1b2c3d"},
+		&DeleteVPCPeering{"200000000002", "eu-west-1", "pcx-0a1b2c3d"},
+		&ModifyVPCPeering{"200000000002", "eu-west-1", "pcx-0a1b2c3d", new(true), new(false)},
+		&AssociateGroupVPC{albert, east, "sg-0a1b2c3d", "vpc-0a1b2c3d"},
+		&DisassociateGroupVPC{albert, east, "sg-0a1b2c3d", "vpc-0a1b2c3d"},
 	}
 }

@@ -116,7 +116,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 		}
 	}
 	if !slices.Equal(was.Groups, now.Groups) {
-		rules := p.compiler.Acquire(p.view, now.Groups, generation)
+		rules := p.compiler.AcquireIn(p.view, now.VPC, now.Groups, generation)
 		p.compiler.Release(l.rules)
 		l.rules = rules
 	}
@@ -148,7 +148,7 @@ func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoi
 		endpoint.Further = append(endpoint.Further, vswitch.Pair{Private: a.Private, Public: a.Public})
 	}
 	for _, id := range eni.Groups {
-		endpoint.Groups = append(endpoint.Groups, p.compiler.Number(id))
+		endpoint.Groups = append(endpoint.Groups, p.compiler.NumberIn(p.view, eni.VPC, id))
 	}
 	if n, ok := p.view.Node(eni.Node); ok && eni.Node != p.node {
 		endpoint.Node = n.Number
@@ -180,7 +180,7 @@ func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	delete(p.failed, epoch)
 	l.port = port
 	l.zone = p.tracker.AddZone(l.eni.Epoch, conntrack.Timeouts{})
-	l.rules = p.compiler.Acquire(p.view, l.eni.Groups, generation)
+	l.rules = p.compiler.AcquireIn(p.view, l.eni.VPC, l.eni.Groups, generation)
 	l.endpoint = p.endpoint(l.eni, port)
 	edit := p.sw.Edit(generation)
 	edit.AddEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
