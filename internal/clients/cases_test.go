@@ -43,6 +43,7 @@ var cases = []packetCase{
 	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
 	{"further blocks of a VPC", []string{"AssociateVpcCidrBlock", "DisassociateVpcCidrBlock"}, (*testbed).furtherBlocks},
 	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
+	{"group in another VPC", []string{"AssociateSecurityGroupVpc", "DisassociateSecurityGroupVpc"}, (*testbed).groupInAnotherVPC},
 	{"default VPC and subnet created again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*testbed).defaultNetwork},
 	{"launch template", []string{"CreateLaunchTemplate", "CreateLaunchTemplateVersion", "ModifyLaunchTemplate", "DeleteLaunchTemplateVersions", "DeleteLaunchTemplate"}, (*testbed).launchTemplate},
 	{"stop, start, terminate", []string{"CreateSecurityGroup", "RunInstances", "StopInstances", "StartInstances", "RebootInstances", "TerminateInstances", "DeleteSecurityGroup"}, (*testbed).lifeCycle},
@@ -58,6 +59,12 @@ var needNoCase = map[string]string{
 	"DeleteKeyPair":                "keys are used inside the instance",
 	"ReplaceNetworkAclAssociation": "a VPC has one network ACL, so it changes nothing",
 	"ModifyVpcAttribute":           "the cases resolve no names",
+
+	"CreateVpcPeeringConnection":        "no route leads to a peering yet",
+	"AcceptVpcPeeringConnection":        "no route leads to a peering yet",
+	"RejectVpcPeeringConnection":        "no route leads to a peering yet",
+	"DeleteVpcPeeringConnection":        "no route leads to a peering yet",
+	"ModifyVpcPeeringConnectionOptions": "the cases resolve no names",
 
 	"MonitorInstances":                            "no packet depends on it",
 	"UnmonitorInstances":                          "no packet depends on it",
