@@ -14,6 +14,8 @@ type NetworkACL struct {
 	Region  Region
 	VPC     VPCID
 	Entries []ACLEntry // the egress entries, then the ingress entries, each by number
+
+	ClientToken string `json:",omitempty"` // of the request that created it
 }
 
 // An ACLEntry admits or denies packets. The entry with the lowest number that matches a packet decides;

@@ -44,6 +44,11 @@ type Settings struct {
 	RouteTablesPerVPC int `json:",omitempty"`
 	// RoutesPerTable is the most routes of a route table, without the local one. Default 50.
 	RoutesPerTable int `json:",omitempty"`
+	// ACLsPerVPC is the most network ACLs of a VPC, with the default one. Default 200.
+	ACLsPerVPC int `json:",omitempty"`
+	// EntriesPerACL is the most entries of a network ACL, for each direction and address family.
+	// Default 20.
+	EntriesPerACL int `json:",omitempty"`
 	// AddressesPerRegion is the most elastic addresses of an account in a region. Default 5.
 	// With more, one account can take all addresses of the public pools.
 	AddressesPerRegion int `json:",omitempty"`
@@ -113,6 +118,8 @@ func DefaultSettings() Settings {
 		NATGatewaysPerZone: 5,
 		RouteTablesPerVPC:  200,
 		RoutesPerTable:     50,
+		ACLsPerVPC:         200,
+		EntriesPerACL:      20,
 		AddressesPerRegion: 5,
 		VPCGroupsPerRegion: 2500,
 		GroupsPerVPC:       2500,
@@ -171,6 +178,8 @@ func (s Settings) WithDefaults() Settings {
 	s.GatewaysPerRegion = cmp.Or(s.GatewaysPerRegion, d.GatewaysPerRegion)
 	s.RouteTablesPerVPC = cmp.Or(s.RouteTablesPerVPC, d.RouteTablesPerVPC)
 	s.RoutesPerTable = cmp.Or(s.RoutesPerTable, d.RoutesPerTable)
+	s.ACLsPerVPC = cmp.Or(s.ACLsPerVPC, d.ACLsPerVPC)
+	s.EntriesPerACL = cmp.Or(s.EntriesPerACL, d.EntriesPerACL)
 	s.AddressesPerRegion = cmp.Or(s.AddressesPerRegion, d.AddressesPerRegion)
 	s.VPCGroupsPerRegion = cmp.Or(s.VPCGroupsPerRegion, d.VPCGroupsPerRegion)
 	s.GroupsPerVPC = cmp.Or(s.GroupsPerVPC, d.GroupsPerVPC)

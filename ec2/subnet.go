@@ -1,7 +1,9 @@
 package ec2
 
 import (
+	"cmp"
 	"net/netip"
+	"strings"
 )
 
 // A Subnet is a range of a VPC in one availability zone. Its first four addresses and its last
@@ -16,6 +18,18 @@ type Subnet struct {
 	Zone      string // "us-east-1a"
 	MapPublic bool   // an instance launched into it gets a public address (MapPublicIpOnLaunch)
 	Default   bool   // it is the default subnet of its zone
+
+	// ACL is the network ACL that the subnet was associated with, and ACLAssociation the id of that
+	// association. Both are "" until a request replaces the association with the VPC's default ACL.
+	ACL            string        `json:",omitempty"`
+	ACLAssociation AssociationID `json:",omitempty"`
+}
+
+// AssociationWithACL returns the id of the subnet's association with its network ACL. The association
+// that a new subnet has is made with it, so its id has the digits of the subnet's id.
+func (s *Subnet) AssociationWithACL() AssociationID {
+	_, digits, _ := strings.Cut(string(s.ID), "-")
+	return cmp.Or(s.ACLAssociation, AssociationID("aclassoc-"+digits))
 }
 
 // Gateway returns the address of the router: the second of the subnet.

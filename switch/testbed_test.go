@@ -236,7 +236,7 @@ func (b *testbed) send(from string, ethernet []byte) (at string, v verdict.Verdi
 
 func (b *testbed) sendOffload(from string, offload, ethernet []byte) (string, verdict.Verdict) {
 	f := b.frame
-	f.snapshot, f.in, f.from, f.viaGateway = b.sw.Snapshot(), b.ports[from], firewall.Source{}, false
+	f.snapshot, f.in, f.from, f.sender, f.viaGateway = b.sw.Snapshot(), b.ports[from], firewall.Source{}, nil, false
 	copy(f.buffer, offload)
 	b.last, b.lastPort = ethernet, b.ports[from]
 	n := copy(f.buffer[offloadLen:], ethernet)

@@ -10,9 +10,11 @@ import (
 	"palisade/ec2/state"
 )
 
-// aclActions show network ACLs and change their entries. Each VPC has one ACL. An entry concerns all
-// protocols and all addresses of a family, so each entry in an answer is enforced.
+// aclActions manage network ACLs, their entries, and their associations with subnets. IPv6 entries are
+// stored and shown; no IPv6 packet is carried, so none passes.
 var aclActions = map[string]handler{
+	"CreateNetworkAcl":             action(createNetworkACL),
+	"DeleteNetworkAcl":             action(deleteNetworkACL),
 	"DescribeNetworkAcls":          action(describeNetworkACLs),
 	"CreateNetworkAclEntry":        action(createNetworkACLEntry),
 	"ReplaceNetworkAclEntry":       action(replaceNetworkACLEntry),
@@ -32,8 +34,6 @@ type aclEntryRequest struct {
 	ICMP     aclICMP `wire:"Icmp"`
 }
 
-// aclPort and aclICMP mean nothing in an entry for all protocols (EC2 API Reference,
-// CreateNetworkAclEntry, Protocol), so they are read and not used.
 type aclPort struct {
 	From *int `wire:"From"`
 	To   *int `wire:"To"`
@@ -44,7 +44,7 @@ type aclICMP struct {
 	Code *int `wire:"Code"`
 }
 
-// entry returns the entry that a request describes. One that is not enforced is refused.
+// entry returns the entry that a request describes.
 func (r *aclEntryRequest) entry() (e ec2.ACLEntry, err error) {
 	switch {
 	case r.Number == nil:
@@ -60,14 +60,39 @@ func (r *aclEntryRequest) entry() (e ec2.ACLEntry, err error) {
 	case (r.CIDR == "") == (r.IPv6CIDR == ""):
 		return e, ec2.Errorf("InvalidParameterCombination", "A network ACL entry has either a cidrBlock or an ipv6CidrBlock")
 	}
-	if n, err := strconv.Atoi(r.Protocol); err != nil || n < -1 || n > 255 {
+	n, err := strconv.Atoi(r.Protocol)
+	if err != nil || n < -1 || n > 255 {
 		return e, ec2.Errorf("InvalidParameterValue", "Invalid value '%s' for IP protocol. Unknown protocol.", wire.Quote(r.Protocol))
 	}
-	if r.Protocol != "-1" {
-		return e, ec2.Errorf("UnsupportedOperation", "A network ACL entry for one protocol is not enforced here, so it is refused: the protocol can be -1")
-	}
 	block, err := parseACLBlock(r.CIDR, r.IPv6CIDR)
-	return ec2.ACLEntry{Number: *r.Number, Egress: *r.Egress, Allow: r.Action == "allow", CIDR: block}, err
+	if err != nil {
+		return e, err
+	}
+	traffic, err := r.traffic(ec2.Protocol(n))
+	return ec2.ACLEntry{Number: *r.Number, Egress: *r.Egress, Allow: r.Action == "allow", CIDR: block, Traffic: traffic}, err
+}
+
+// traffic returns the packets of a protocol that a request names. Ports of a protocol other than TCP and
+// UDP, and ICMP types and codes of one other than ICMP, mean nothing (EC2 API Reference,
+// CreateNetworkAclEntry, Protocol). The state checks the ranges.
+func (r *aclEntryRequest) traffic(p ec2.Protocol) (t ec2.ACLTraffic, err error) {
+	if p == ec2.AnyProtocol {
+		return t, nil
+	}
+	t = ec2.ACLTraffic{One: true, Protocol: p}
+	switch {
+	case p == ec2.TCP, p == ec2.UDP:
+		if r.Ports.From == nil || r.Ports.To == nil {
+			return t, ec2.Missing("portRange")
+		}
+		t.From, t.To = *r.Ports.From, *r.Ports.To
+	case p == ec2.ICMP && r.CIDR != "", p == ec2.ICMPv6 && r.IPv6CIDR != "":
+		if r.ICMP.Type == nil || r.ICMP.Code == nil {
+			return t, ec2.Missing("icmpTypeCode")
+		}
+		t.From, t.To = *r.ICMP.Type, *r.ICMP.Code
+	}
+	return t, nil
 }
 
 // parseACLBlock reads the block of an entry, of which one is "". EC2 takes a block with host bits as
@@ -122,32 +147,55 @@ func deleteNetworkACLEntry(c *call, r *deleteNetworkACLEntryRequest) (*returned,
 	return &done, nil
 }
 
-type replaceNetworkACLAssociationRequest struct {
-	ID  string `wire:"AssociationId"`
+type createNetworkACLRequest struct {
+	VPC         ec2.VPCID          `wire:"VpcId"`
+	ClientToken string             `wire:"ClientToken"`
+	Tags        []tagSpecification `wire:"TagSpecification"`
+}
+
+type createNetworkACLAnswer struct {
+	ACL         aclItem `wire:"networkAcl"`
+	ClientToken string  `wire:"clientToken"`
+}
+
+func createNetworkACL(c *call, r *createNetworkACLRequest) (*createNetworkACLAnswer, error) {
+	tags, err := tagsFor(r.Tags, "network-acl")
+	if err != nil {
+		return nil, err
+	}
+	result, err := c.apply(&state.CreateNetworkACL{Account: c.account, Region: c.region, VPC: r.VPC, Tags: tags, ClientToken: r.ClientToken})
+	if err != nil {
+		return nil, err
+	}
+	return &createNetworkACLAnswer{c.newACLItem(result.ACL), r.ClientToken}, nil
+}
+
+type networkACLRequest struct {
 	ACL string `wire:"NetworkAclId"`
 }
 
-type replaceNetworkACLAssociationAnswer struct {
-	ID string `wire:"newAssociationId"`
+func deleteNetworkACL(c *call, r *networkACLRequest) (*returned, error) {
+	if _, err := c.apply(&state.DeleteNetworkACL{Account: c.account, Region: c.region, ACL: r.ACL}); err != nil {
+		return nil, err
+	}
+	return &done, nil
 }
 
-// replaceNetworkACLAssociation changes nothing: a VPC has one ACL, so the only ACL that a subnet can be
-// associated with is the one that it has.
+type replaceNetworkACLAssociationRequest struct {
+	ID  ec2.AssociationID `wire:"AssociationId"`
+	ACL string            `wire:"NetworkAclId"`
+}
+
+type replaceNetworkACLAssociationAnswer struct {
+	ID ec2.AssociationID `wire:"newAssociationId"`
+}
+
 func replaceNetworkACLAssociation(c *call, r *replaceNetworkACLAssociationRequest) (*replaceNetworkACLAssociationAnswer, error) {
-	for v := range c.view.VPCsOf(c.account, c.region) {
-		for _, a := range c.newACLItem(v).Associations {
-			switch {
-			case a.ID != r.ID:
-			case a.ACL != r.ACL:
-				return nil, ec2.NoSuch("acl", r.ACL)
-			case c.dryRun:
-				return nil, dryRunSucceeded()
-			default:
-				return &replaceNetworkACLAssociationAnswer{a.ID}, nil
-			}
-		}
+	result, err := c.apply(&state.ReplaceACLAssociation{Account: c.account, Region: c.region, Association: r.ID, ACL: r.ACL})
+	if err != nil {
+		return nil, err
 	}
-	return nil, ec2.NoSuch("aclassoc", r.ID)
+	return &replaceNetworkACLAssociationAnswer{result.Association}, nil
 }
 
 type describeNetworkACLsRequest struct {
@@ -171,24 +219,36 @@ type aclItem struct {
 }
 
 type aclEntry struct {
-	Number   int    `wire:"ruleNumber"`
-	Protocol string `wire:"protocol"`
-	Action   string `wire:"ruleAction"`
-	Egress   bool   `wire:"egress"`
-	CIDR     string `wire:"cidrBlock"`
-	IPv6CIDR string `wire:"ipv6CidrBlock"`
+	Number   int              `wire:"ruleNumber"`
+	Protocol string           `wire:"protocol"`
+	Action   string           `wire:"ruleAction"`
+	Egress   bool             `wire:"egress"`
+	CIDR     string           `wire:"cidrBlock"`
+	IPv6CIDR string           `wire:"ipv6CidrBlock"`
+	ICMP     *aclTypeAndCode  `wire:"icmpTypeCode"`
+	Ports    *aclRangeOfPorts `wire:"portRange"`
+}
+
+type aclTypeAndCode struct {
+	Code int `wire:"code"`
+	Type int `wire:"type"`
+}
+
+type aclRangeOfPorts struct {
+	From int `wire:"from"`
+	To   int `wire:"to"`
 }
 
 type aclAssociation struct {
-	ID     string       `wire:"networkAclAssociationId"`
-	ACL    string       `wire:"networkAclId"`
-	Subnet ec2.SubnetID `wire:"subnetId"`
+	ID     ec2.AssociationID `wire:"networkAclAssociationId"`
+	ACL    string            `wire:"networkAclId"`
+	Subnet ec2.SubnetID      `wire:"subnetId"`
 }
 
 // lastEntry denies what no other entry of its direction admits (Amazon VPC User Guide, "Default
 // network ACL"). It cannot be removed. The console shows its number as *.
 func lastEntry(egress bool) aclEntry {
-	return aclEntry{Number: 32767, Protocol: "-1", Action: "deny", Egress: egress, CIDR: "0.0.0.0/0"}
+	return aclEntry{Number: ec2.LastACLEntry, Protocol: "-1", Action: "deny", Egress: egress, CIDR: "0.0.0.0/0"}
 }
 
 func newACLEntry(e ec2.ACLEntry) aclEntry {
@@ -201,21 +261,35 @@ func newACLEntry(e ec2.ACLEntry) aclEntry {
 	} else {
 		item.IPv6CIDR = e.CIDR.String()
 	}
+	if !e.Traffic.One {
+		return item
+	}
+	item.Protocol = strconv.Itoa(int(e.Traffic.Protocol))
+	switch p := e.Traffic.Protocol; {
+	case p == ec2.TCP, p == ec2.UDP:
+		item.Ports = &aclRangeOfPorts{e.Traffic.From, e.Traffic.To}
+	case p == ec2.ICMP && item.CIDR != "", p == ec2.ICMPv6 && item.IPv6CIDR != "":
+		item.ICMP = &aclTypeAndCode{Type: e.Traffic.From, Code: e.Traffic.To}
+	}
 	return item
 }
 
-func (c *call) newACLItem(v *ec2.VPC) aclItem {
-	item := aclItem{ID: v.ACL, VPC: v.ID, Owner: v.Account, Default: true, Tags: c.tags(v.ACL)}
+func (c *call) newACLItem(acl *ec2.NetworkACL) aclItem {
+	item := aclItem{ID: acl.ID, VPC: acl.VPC, Owner: acl.Account, Tags: c.tags(acl.ID)}
+	vpc, ok := c.view.VPC(acl.VPC)
+	item.Default = ok && vpc.ACL == acl.ID
 	for _, egress := range []bool{true, false} {
-		for _, e := range c.view.NetworkACL(v).Entries {
+		for _, e := range acl.Entries {
 			if e.Egress == egress {
 				item.Entries = append(item.Entries, newACLEntry(e))
 			}
 		}
 		item.Entries = append(item.Entries, lastEntry(egress))
 	}
-	for s := range c.view.SubnetsIn(v.ID) {
-		item.Associations = append(item.Associations, aclAssociation{derivedID("aclassoc", string(s.ID)), v.ACL, s.ID})
+	for s := range c.view.SubnetsIn(acl.VPC) {
+		if s.ACL == acl.ID || s.ACL == "" && item.Default {
+			item.Associations = append(item.Associations, aclAssociation{s.AssociationWithACL(), acl.ID, s.ID})
+		}
 	}
 	return item
 }
@@ -236,15 +310,35 @@ var aclListing = listing[aclItem]{
 		"entry.cidr":        aclEntries(func(e aclEntry) []string { return nonEmpty(e.CIDR) }),
 		"entry.ipv6-cidr":   aclEntries(func(e aclEntry) []string { return nonEmpty(e.IPv6CIDR) }),
 		"entry.egress":      aclEntries(func(e aclEntry) []string { return boolean(e.Egress) }),
-		"entry.protocol":    aclEntries(func(e aclEntry) []string { return nonEmpty(e.Protocol) }),
+		"entry.protocol":    aclEntries(namesOfProtocol),
 		"entry.rule-action": aclEntries(func(e aclEntry) []string { return nonEmpty(e.Action) }),
 		"entry.rule-number": aclEntries(func(e aclEntry) []string { return nonEmpty(strconv.Itoa(e.Number)) }),
 
-		"entry.icmp.code":       never[aclItem],
-		"entry.icmp.type":       never[aclItem],
-		"entry.port-range.from": never[aclItem],
-		"entry.port-range.to":   never[aclItem],
+		"entry.icmp.code":       aclEntries(numberIn(func(e aclEntry) *aclTypeAndCode { return e.ICMP }, func(i *aclTypeAndCode) int { return i.Code })),
+		"entry.icmp.type":       aclEntries(numberIn(func(e aclEntry) *aclTypeAndCode { return e.ICMP }, func(i *aclTypeAndCode) int { return i.Type })),
+		"entry.port-range.from": aclEntries(numberIn(func(e aclEntry) *aclRangeOfPorts { return e.Ports }, func(p *aclRangeOfPorts) int { return p.From })),
+		"entry.port-range.to":   aclEntries(numberIn(func(e aclEntry) *aclRangeOfPorts { return e.Ports }, func(p *aclRangeOfPorts) int { return p.To })),
 	},
+}
+
+// namesOfProtocol returns the protocol of an entry as a filter may name it: "6" or "tcp" (EC2 API
+// Reference, DescribeNetworkAcls, filter entry.protocol).
+func namesOfProtocol(e aclEntry) []string {
+	n, err := strconv.Atoi(e.Protocol)
+	if name := ec2.Protocol(n).String(); err == nil && name != e.Protocol {
+		return []string{e.Protocol, name}
+	}
+	return []string{e.Protocol}
+}
+
+// numberIn returns the function for a filter on a number of a part that not every entry has.
+func numberIn[Part any](part func(aclEntry) *Part, number func(*Part) int) func(aclEntry) []string {
+	return func(e aclEntry) []string {
+		if p := part(e); p != nil {
+			return []string{strconv.Itoa(number(p))}
+		}
+		return nil
+	}
 }
 
 func aclAssociations(values func(aclAssociation) []string) func(aclItem) []string {
@@ -256,7 +350,7 @@ func aclEntries(values func(aclEntry) []string) func(aclItem) []string {
 }
 
 func describeNetworkACLs(c *call, r *describeNetworkACLsRequest) (*describeNetworkACLsAnswer, error) {
-	items, next, err := describe(c, aclListing, c.view.VPCsOf(c.account, c.region), c.newACLItem, r.IDs, r.listed)
+	items, next, err := describe(c, aclListing, c.view.NetworkACLsOf(c.account, c.region), c.newACLItem, r.IDs, r.listed)
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,6 @@
 package query
 
 import (
-	"strings"
-
 	"palisade/ec2"
 	"palisade/ec2/query/wire"
 	"palisade/ec2/state"
@@ -72,13 +70,6 @@ func (c *call) newVPCItem(v *ec2.VPC) vpcItem {
 		Default:     v.Default,
 		Tags:        c.tags(string(v.ID)),
 	}
-}
-
-// derivedID returns the prefix followed by the digits of a resource's id. It is the id
-// of a part that each resource has exactly once, such as the association of its ACL.
-func derivedID(prefix, of string) string {
-	_, digits, _ := strings.Cut(of, "-")
-	return prefix + "-" + digits
 }
 
 func createVPC(c *call, r *createVPCRequest) (*vpcAnswer, error) {

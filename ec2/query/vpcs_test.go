@@ -13,7 +13,7 @@ import (
 	"palisade/ec2/state"
 )
 
-var networkDialogs = []string{"vpcs.txt", "vpcs_blocks.txt", "routes.txt", "addresses.txt", "tags.txt", "peerings.txt"}
+var networkDialogs = []string{"vpcs.txt", "vpcs_blocks.txt", "acls.txt", "routes.txt", "addresses.txt", "tags.txt", "peerings.txt"}
 
 func TestNetworkAnswersMatchDialogs(t *testing.T) {
 	for _, name := range networkDialogs {
@@ -69,7 +69,7 @@ func TestDialogsCoverEveryNetworkAction(t *testing.T) {
 		CreateRouteTable DeleteRouteTable DescribeRouteTables CreateRoute ReplaceRoute DeleteRoute
 		AssociateRouteTable DisassociateRouteTable ReplaceRouteTableAssociation
 		AllocateAddress ReleaseAddress AssociateAddress DisassociateAddress DescribeAddresses DescribeAddressesAttribute
-		DescribeNetworkAcls CreateNetworkAclEntry ReplaceNetworkAclEntry DeleteNetworkAclEntry ReplaceNetworkAclAssociation
+		CreateNetworkAcl DeleteNetworkAcl DescribeNetworkAcls CreateNetworkAclEntry ReplaceNetworkAclEntry DeleteNetworkAclEntry ReplaceNetworkAclAssociation
 		CreateTags DeleteTags DescribeTags DescribeAccountAttributes DescribeAvailabilityZones`) {
 		if !strings.Contains(outcomes[action], "<") || !strings.Contains(outcomes[action], "!") {
 			t.Errorf("%s has the outcomes %q in the dialogs, want successes (<) and errors (!)", action, outcomes[action])

@@ -48,6 +48,7 @@ type Result struct {
 	Gateway     *ec2.InternetGateway
 	NAT         *ec2.NATGateway
 	RouteTable  *ec2.RouteTable
+	ACL         *ec2.NetworkACL
 	Association ec2.AssociationID
 	Elastic     *ec2.ElasticAddress
 

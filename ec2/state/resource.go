@@ -34,6 +34,8 @@ func ownerOf(row any) owner {
 		return owner{x.Account, x.Region}
 	case *ec2.ElasticAddress:
 		return owner{x.Account, x.Region}
+	case *ec2.NetworkACL:
+		return owner{x.Account, x.Region}
 	case *ec2.LaunchTemplate:
 		return owner{x.Account, x.Region}
 	case *ec2.PlacementGroup:

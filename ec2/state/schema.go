@@ -57,7 +57,7 @@ const (
 	indexToken  = "token"  // account, region, client token
 	indexRegion = "region" // region, VPC
 	indexNode   = "node"   // of an interface: its node
-	indexVPC    = "vpc"    // of a subnet, gateway or route table: its VPC; of a peering: both
+	indexVPC    = "vpc"    // of a subnet, gateway, route table or network ACL: its VPC; of a peering: both
 	indexSubnet = "subnet" // of an interface: its subnet
 	indexHolder = "holder" // of an interface or a volume: the instances it is attached to
 	indexLength = "length" // of an audit ring: number of records, the most first
@@ -136,7 +136,9 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 			return []string{key(x.Requester.Account) + key(x.Requester.Region), key(x.Accepter.Account) + key(x.Accepter.Region)}
 		}),
 		many(indexVPC, func(x *ec2.VPCPeering) []string { return []string{key(x.Requester.VPC), key(x.Accepter.VPC)} })),
-	tableACL: table(tableACL, func(x *ec2.NetworkACL) string { return key(x.ID) }),
+	tableACL: table(tableACL, func(x *ec2.NetworkACL) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.NetworkACL) []string { return []string{key(x.Account) + key(x.Region)} }),
+		many(indexVPC, func(x *ec2.NetworkACL) []string { return []string{key(x.VPC)} })),
 	tableTemplate: table(tableTemplate, func(x *ec2.LaunchTemplate) string { return key(x.ID) },
 		unique(indexName, func(x *ec2.LaunchTemplate) string { return key(x.Account) + key(x.Region) + key(x.Name) }),
 		many(indexOwner, func(x *ec2.LaunchTemplate) []string { return []string{key(x.Account) + key(x.Region)} })),

@@ -59,8 +59,28 @@ func checkVPCRows(t *memdb.Txn) error {
 		if g := first[ec2.Group](t, tableGroup, indexID, key(v.Group)); g == nil || g.VPC != v.ID {
 			return fmt.Errorf("VPC %s has no default group %s", v.ID, v.Group)
 		}
+		if err := checkACLs(t, v); err != nil {
+			return err
+		}
 		if main := first[ec2.RouteTable](t, tableRoutes, indexID, key(v.RouteTable)); main == nil || main.VPC != v.ID || main.Main == "" {
 			return fmt.Errorf("VPC %s has no main route table %s", v.ID, v.RouteTable)
+		}
+	}
+	return nil
+}
+
+// checkACLs checks the entries of a VPC's network ACLs, and that its subnets use ACLs of the VPC.
+func checkACLs(t *memdb.Txn, v *ec2.VPC) error {
+	for acl := range rows[ec2.NetworkACL](t, tableACL, indexVPC, key(v.ID)) {
+		for _, e := range acl.Entries {
+			if err := checkACLEntry(e); err != nil {
+				return fmt.Errorf("network ACL %s has the entry %s: %w", acl.ID, e, err)
+			}
+		}
+	}
+	for s := range rows[ec2.Subnet](t, tableSubnet, indexVPC, key(v.ID)) {
+		if acl := first[ec2.NetworkACL](t, tableACL, indexID, key(s.ACL)); s.ACL != "" && (acl == nil || acl.VPC != v.ID) {
+			return fmt.Errorf("subnet %s of VPC %s has the network ACL %s, which is %+v", s.ID, v.ID, s.ACL, acl)
 		}
 	}
 	return nil

@@ -189,11 +189,8 @@ func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 	case "vpc":
 		return ownedRow[ec2.VPC](t.Txn, tableVPC, by, id) != nil
 	case "acl":
-		for x := range rows[ec2.VPC](t.Txn, tableVPC, indexOwner, key(account)+key(region)) {
-			if x.ACL == id {
-				return true
-			}
-		}
+		_, err := t.acl(account, region, id)
+		return err == nil
 	case "subnet":
 		return ownedRow[ec2.Subnet](t.Txn, tableSubnet, by, id) != nil
 	case "igw":

@@ -162,6 +162,11 @@ func (t *tx) contents(vpc *ec2.VPC) (ids []string) {
 			ids = append(ids, string(rt.ID))
 		}
 	}
+	for acl := range rows[ec2.NetworkACL](t.Txn, tableACL, indexVPC, key(vpc.ID)) {
+		if acl.ID != vpc.ACL {
+			ids = append(ids, acl.ID)
+		}
+	}
 	for g := range rows[ec2.Group](t.Txn, tableGroup, indexName, key(vpc.Account)+key(vpc.Region)+key(vpc.ID)) {
 		if g.ID != vpc.Group {
 			ids = append(ids, string(g.ID))

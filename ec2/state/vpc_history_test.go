@@ -120,7 +120,9 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 		&PutNode{ec2.Node{ID: "node2", Zone: []string{"us-east-1a", "us-east-1b", "us-east-1c"}[rng.IntN(3)]}},
 		&CreateDefaultSubnet{account, east, "us-east-1b"},
 		randomBlockRequest(rng, v, account, vpc, block),
-	}[rng.IntN(4)]
+		randomACLRequest(rng, v, account, vpc, subnet),
+		randomACLRequest(rng, v, account, vpc, subnet),
+	}[rng.IntN(6)]
 }
 
 // randomBlockRequest returns a request to add a block to a VPC, or to remove its last one.
@@ -266,6 +268,9 @@ func checkSubnets(t *testing.T, v *View, vpc *ec2.VPC) {
 	for n, s := range subnets {
 		if !vpc.Contains(s.CIDR) || slices.ContainsFunc(subnets[:n], func(o *ec2.Subnet) bool { return o.CIDR.Overlaps(s.CIDR) }) {
 			t.Errorf("subnet %s is outside of %v, or overlaps with another one", s.CIDR, vpc.Blocks())
+		}
+		if acl := v.NetworkACLOf(vpc, s); acl.VPC != vpc.ID || s.ACL != "" && first[ec2.NetworkACL](v.txn(), tableACL, indexID, key(s.ACL)) == nil {
+			t.Errorf("subnet %s uses network ACL %+v, want one of VPC %s that exists", s.ID, acl, vpc.ID)
 		}
 	}
 	mains, associated := 0, make(map[ec2.SubnetID]bool)

@@ -11,6 +11,9 @@ func vpcSamples() []Request {
 	tags := map[string]string{"Name": "web", "stage": ""}
 	return []Request{
 		&CreateTags{albert, east, []string{"sg-455b6c31", "i-cfd732a6"}, tags},
+		&CreateNetworkACL{albert, east, "vpc-0a1b2c3d", tags, "token"},
+		&DeleteNetworkACL{albert, east, "acl-0a1b2c3d"},
+		&ReplaceACLAssociation{albert, east, "aclassoc-0a1b2c3d", "acl-0a1b2c3d"},
 		&CreateACLEntry{albert, east, "acl-0a1b2c3d", ec2.ACLEntry{Number: 100, Egress: true, Allow: true, CIDR: allIPv4}},
 		&ReplaceACLEntry{albert, east, "acl-0a1b2c3d", ec2.ACLEntry{Number: 100, Egress: true, Allow: true, CIDR: allIPv4}},
 		&DeleteACLEntry{albert, east, "acl-0a1b2c3d", 100, true},

@@ -73,9 +73,13 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 	if !ok {
 		return network
 	}
-	acl := firewall.CompileACL(p.view.NetworkACL(vpc))
+	acls := map[string]*firewall.ACL{}
 	for s := range p.view.SubnetsIn(n.VPC) {
-		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), ACL: acl}
+		row := p.view.NetworkACLOf(vpc, s)
+		if acls[row.ID] == nil {
+			acls[row.ID] = firewall.CompileACL(row)
+		}
+		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), ACL: acls[row.ID]}
 		if table := p.view.RouteTableOf(s); table != nil {
 			for _, r := range table.Routes {
 				subnet.Routes = append(subnet.Routes, vswitch.Route{Prefix: r.Destination, Target: p.target(n.VPC, r)})
