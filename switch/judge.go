@@ -266,7 +266,7 @@ func (a *Attachment) tables(d conntrack.Direction) (table, opposite *firewall.Ta
 
 func (f *frame) traced(a *Attachment, d conntrack.Direction, v verdict.Verdict) verdict.Verdict {
 	if f.trace != nil {
-		f.trace.decided(a, d, v)
+		f.trace.decided(f, a, d, v)
 	}
 	return v
 }

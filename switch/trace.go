@@ -115,8 +115,8 @@ func (t *Trace) matched(table *firewall.Table, key uint16, peer firewall.Source)
 	last.Asked, last.Table, last.Peer, last.Key = true, table, peer, key
 }
 
-func (t *Trace) decided(a *Attachment, d conntrack.Direction, v verdict.Verdict) {
-	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Verdict: v, ACL: t.entering})
+func (t *Trace) decided(f *frame, a *Attachment, d conntrack.Direction, v verdict.Verdict) {
+	t.Steps = append(t.Steps, Step{Endpoint: a.Endpoint, Direction: d, Flow: f.pkt.Flow, Verdict: v, ACL: t.entering})
 	t.entering = nil
 }
 

@@ -138,6 +138,9 @@ func newDropsCommand() *cobra.Command {
 						fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", p.Node, p.Port, v.Verdict, v.Packets, v.Meaning, address)
 					}
 				}
+				for _, d := range p.ACLs {
+					fmt.Fprintf(w, "%s\t%s\t- of these\t%d\tby the %s entry %s of %s\t%s\n", p.Node, p.Port, d.Packets, d.Direction, d.Entry, d.ACL, address)
+				}
 			}
 			return w.Flush()
 		},
@@ -204,12 +207,12 @@ func printAllowances(cmd *cobra.Command, o *observer) error {
 
 func printFlows(out io.Writer, flows []control.FlowStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS")
+	fmt.Fprintln(w, "INSTANCE\tWAY\tPROTOCOL\tFROM\tTO\tSTATE\tRULE\tIDLE OUT IN\tPACKETS\tACL OUT\tACL IN")
 	for _, f := range flows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\n",
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d/%d\t%s\t%s\n",
 			cmp.Or(string(f.Instance), string(f.Interface)), f.Direction, f.Protocol, endpointText(f.Source, f.SourcePort, f.Protocol),
 			endpointText(f.Destination, f.DestPort, f.Protocol), flowState(f),
-			strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1])
+			strings.TrimSpace(f.Rule+" "+f.Group), (time.Duration(f.Expires) * time.Second).String(), f.Packets[0], f.Packets[1], cmp.Or(f.ACLOut, "-"), cmp.Or(f.ACLIn, "-"))
 	}
 	return w.Flush()
 }
@@ -284,6 +287,9 @@ func printTrace(w io.Writer, from, to string, t control.Trace) {
 	fmt.Fprintf(w, "%s from %s to %s\n", t.Packet, from, to)
 	for i, s := range t.Steps {
 		fmt.Fprintf(w, "%d. %s of %s, on %s: %s\n", i+1, s.Direction, cmp.Or(string(s.Instance), string(s.Interface)), s.Node, s.Flow)
+		if s.ACL != "" {
+			fmt.Fprintf(w, "   network ACL %s: entry %s\n", s.ACL, s.ACLEntry)
+		}
 		fmt.Fprintf(w, "   connection: %s\n", s.Connection)
 		switch {
 		case s.Rule == "classic-egress":

@@ -19,6 +19,8 @@ type PortDrops struct {
 	// QueueDrops counts frames that the kernel dropped because the queue to the switch was full.
 	QueueDrops uint64         `json:"queue_drops"`
 	Verdicts   []VerdictCount `json:"verdicts"` // counted at this port, most frequent first
+	// ACLs are the entries of network ACLs that denied packets with the verdict acl-denied, up to 16.
+	ACLs []ACLDenial `json:"acls,omitempty"`
 }
 
 // VerdictCount is how many packets got one verdict.
@@ -34,7 +36,7 @@ func (s *Server) drops() []PortDrops {
 	view := s.Plane.View()
 	for _, port := range s.Switch.Ports() {
 		c := port.Counters()
-		d := PortDrops{Node: s.Node, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}}
+		d := PortDrops{Node: s.Node, Port: port.Name(), RxFrames: c.RxFrames, TxFrames: c.TxFrames, Verdicts: []VerdictCount{}, ACLs: denialsAt(port)}
 		if dropped, err := port.QueueDrops(); err != nil {
 			s.Logger.Warn("queue drops of a port not read", "port", port.Name(), "err", err)
 		} else {

@@ -7,6 +7,7 @@ import (
 	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/firewall"
 	"palisade/internal/packet"
 	vswitch "palisade/switch"
 )
@@ -28,10 +29,14 @@ type FlowStatus struct {
 	Cut         bool            `json:"cut"`     // an operator ended it
 	Rule        string          `json:"rule"`    // that admitted the first packet; "revoked" if the rule is gone
 	Group       string          `json:"group"`
-	Age         float64         `json:"age_seconds"`
-	Expires     float64         `json:"expires_seconds"`
-	Packets     [2]uint32       `json:"packets"` // original direction, reply direction
-	Bytes       [2]uint64       `json:"bytes"`
+	// ACLOut and ACLIn are the entries of the subnet's network ACL that decide about its packets: id and
+	// number. They are "" if the connection stays in the subnet.
+	ACLOut  string    `json:"acl_out,omitempty"`
+	ACLIn   string    `json:"acl_in,omitempty"`
+	Age     float64   `json:"age_seconds"`
+	Expires float64   `json:"expires_seconds"`
+	Packets [2]uint32 `json:"packets"` // original direction, reply direction
+	Bytes   [2]uint64 `json:"bytes"`
 }
 
 // AllowanceStatus is one interface of the node in GET /v1/allowances.
@@ -74,6 +79,7 @@ func (s *Server) flowsOf(view *state.View, match func(conntrack.Connection, ec2.
 			rules[r.Serial] = names{string(r.ID), g.Name}
 		}
 	}
+	acls := aclDeciders{view, map[ec2.SubnetID]*firewall.ACL{}}
 	for c := range s.Tracker.Connections(vswitch.Now()) {
 		eni, ok := interfaces[c.Epoch]
 		var network ec2.VNI
@@ -95,6 +101,7 @@ func (s *Server) flowsOf(view *state.View, match func(conntrack.Connection, ec2.
 		}
 		if ok {
 			f.Instance, f.Interface = eni.Instance, eni.ID
+			f.ACLOut, f.ACLIn = acls.of(eni, c)
 		}
 		if r, ok := rules[c.Rule]; ok {
 			f.Rule, f.Group = r.rule, r.group

@@ -26,8 +26,8 @@ type Trace struct {
 	Meaning  string     `json:"meaning"`
 	At       string     `json:"at"`   // port at which the verdict is counted
 	Node     ec2.NodeID `json:"node"` // of that port
-	// Reason says what is missing, if the packet has no route: a route to a gateway, a public address,
-	// or an owner of the destination.
+	// Reason says which entry of a network ACL denies the packet or, if the packet has no route, what is
+	// missing: a route to a gateway, a public address, or an owner of the destination.
 	Reason string      `json:"reason,omitempty"`
 	Steps  []TraceStep `json:"steps"`
 	// Admit is a command that adds the missing rule, if only a rule is missing.
@@ -44,9 +44,13 @@ type TraceStep struct {
 	Connection string          `json:"connection"`
 	Admitted   bool            `json:"admitted"`
 	Rule       string          `json:"rule,omitempty"` // that admits the flow
-	Group      string          `json:"group,omitempty"`
-	RuleText   string          `json:"rule_text,omitempty"`
-	Refusals   []string        `json:"refusals,omitempty"` // why each rule does not admit it
+	// ACL and ACLEntry name the entry of the subnet's network ACL that admits or denies the packet. They are
+	// "" if the packet stays in the subnet.
+	ACL      string   `json:"acl,omitempty"`
+	ACLEntry string   `json:"acl_entry,omitempty"`
+	Group    string   `json:"group,omitempty"`
+	RuleText string   `json:"rule_text,omitempty"`
+	Refusals []string `json:"refusals,omitempty"` // why each rule does not admit it
 }
 
 func (s *Server) traceHandler(w http.ResponseWriter, r *http.Request) {
@@ -108,7 +112,7 @@ func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 		At: result.At.Name(), Node: s.Node, Steps: []TraceStep{}, Reason: reason(view, result),
 	}
 	for i, step := range result.Steps {
-		refused := i == len(result.Steps)-1 && refuses(result.Verdict)
+		refused := i == len(result.Steps)-1 && (refuses(result.Verdict) || result.Verdict == verdict.ACLDenied)
 		t.Steps = append(t.Steps, s.explain(view, step, !refused))
 		if refused && step.Asked && step.Connection.Status != conntrack.Blocked {
 			t.Admit = admitting(view, step)
@@ -178,11 +182,18 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	if in.Direction == conntrack.In {
 		step.Direction = "ingress"
 	}
+	if in.ACL != nil {
+		step.ACL, step.ACLEntry = in.ACL.ACL, in.ACL.Entry.String()
+	}
 	strict := false
 	if eni, ok := interfaceOf(view, in.Endpoint); ok {
 		step.Instance, step.Interface = eni.Instance, eni.ID
 		network, ok := view.Network(eni.VNI)
 		strict = ok && network.Mode == ec2.TrackStrict
+	}
+	if in.Verdict == verdict.ACLDenied {
+		step.Connection = "not asked: the network ACL decides about each packet"
+		return step
 	}
 	switch in.Connection.Status {
 	case conntrack.Live:

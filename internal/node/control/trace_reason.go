@@ -12,10 +12,12 @@ import (
 	vswitch "palisade/switch"
 )
 
-// reason returns what is missing if a packet has no route: a route of a subnet, a public address, or an owner of the
-// destination. It returns "" for other verdicts.
+// reason returns which entry of a network ACL denies a packet, or what is missing if a packet has no route: a route of
+// a subnet, a public address, or an owner of the destination. It returns "" for other verdicts.
 func reason(view *state.View, result vswitch.Trace) string {
 	switch {
+	case result.Verdict == verdict.ACLDenied:
+		return deniedBy(view, result)
 	case result.Verdict == verdict.NotRouted && result.Unrouted != nil:
 		return noRoute(view, result.Unrouted)
 	case result.Verdict != verdict.NoRoute:

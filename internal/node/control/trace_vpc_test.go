@@ -5,9 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"palisade/conntrack"
 	"palisade/ec2"
 	"palisade/ec2/state"
+	"palisade/firewall"
 	"palisade/internal/node/plane/planetest"
+	"palisade/internal/packet"
 )
 
 // asks checks that a trace is refused with an error that has all of the texts.
@@ -67,6 +70,39 @@ func TestTraceFindsPrivateAddressesOfVPCs(t *testing.T) {
 	f.traces(string(web.ID), third.Private.String(), "tcp/80", "no-route", "no interface in "+string(f.VPC.ID)+" has "+third.Private.String())
 	f.traces(string(web.ID), third.Private.String(), "tcp/80", "no-route", "it is the address of "+string(third.ID)+", ")
 	f.traces(string(web.ID), "10.0.1.200", "tcp/80", "no-route", "no interface in "+string(f.VPC.ID)+" has 10.0.1.200")
+}
+
+// TestTraceAndFlowsNameEntriesOfNetworkACLs: the entry that admits or denies a packet, at either end.
+func TestTraceAndFlowsNameEntriesOfNetworkACLs(t *testing.T) {
+	f := &traceTest{Fixture: planetest.New(t)}
+	f.server = newServer(f.Fixture)
+	open := f.Group("open", planetest.TCP(80, planetest.Everywhere))
+	web, db := f.Register("node1", "web", f.Public, open), f.Register("node1", "db", f.Private, open)
+	w, d := string(web.ID), string(db.ID)
+	acl := f.Do(&state.CreateNetworkACL{Account: planetest.Dev, Region: planetest.Region, VPC: f.VPC.ID}).ACL
+	put := func(e ec2.ACLEntry) {
+		e.Traffic = ec2.ACLTraffic{One: true, Protocol: ec2.TCP, From: e.Traffic.From, To: e.Traffic.To}
+		f.Do(&state.CreateACLEntry{Account: planetest.Dev, Region: planetest.Region, ACL: acl.ID, Entry: e})
+	}
+	f.Do(&state.ReplaceACLAssociation{Account: planetest.Dev, Region: planetest.Region, Association: f.Private.AssociationWithACL(), ACL: acl.ID})
+	f.traces(w, d, "tcp/80", "acl-denied", d+": the ingress entry 32767 deny all traffic from 0.0.0.0/0 of "+acl.ID+", the network ACL of "+string(f.Private.ID)+", denies it")
+	put(ec2.ACLEntry{Number: 90, Allow: true, CIDR: f.Public.CIDR, Traffic: ec2.ACLTraffic{From: 80, To: 81}})
+	f.traces(w, d, "tcp/80", "forward", "")
+	f.traces(d, w, "tcp/80", "acl-denied", "the egress entry 32767")
+	put(ec2.ACLEntry{Number: 7, Egress: true, Allow: true, CIDR: planetest.Everywhere, Traffic: ec2.ACLTraffic{From: 80, To: 80}})
+	got, err := f.server.trace(t.Context(), traceRequest{d, w, "tcp/80"})
+	if err != nil || len(got.Steps) != 2 || got.Steps[0].ACL != acl.ID || got.Steps[0].ACLEntry != "7 allow tcp 80 to 0.0.0.0/0" || got.Steps[1].ACL != f.VPC.ACL || got.Steps[1].ACLEntry != "100 allow all traffic from 0.0.0.0/0" {
+		t.Errorf("the trace is %+v (%v), want one with the egress entry 7 and the default ACL's ingress entry 100", got, err)
+	}
+	view := f.Plane.View()
+	flow := packet.Flow{Src: web.Private, Dst: db.Private, SrcPort: 40000, DstPort: 80, Protocol: 6}
+	out, in := (&aclDeciders{view, map[ec2.SubnetID]*firewall.ACL{}}).of(db, conntrack.Connection{Flow: flow, Outside: true})
+	if out != acl.ID+" 32767" || in != acl.ID+" 90" {
+		t.Errorf("the entries of the connection are %q and %q, want 32767 for its answers and 90", out, in)
+	}
+	if out, in := (&aclDeciders{view, map[ec2.SubnetID]*firewall.ACL{}}).of(web, conntrack.Connection{Flow: flow}); out != f.VPC.ACL+" 100" || in != out {
+		t.Errorf("the entries of the connection at its sender are %q and %q, want 100 of the default ACL", out, in)
+	}
 }
 
 // TestTraceSaysWhichPublicAddressIsMissing, at either end.
