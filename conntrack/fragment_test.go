@@ -76,6 +76,26 @@ func TestLaterFragmentsFollowTheirFirst(t *testing.T) {
 	}
 }
 
+// A datagram has a first fragment at the interface and another at the edge of its subnet.
+func TestFragmentsAtTheEdgeHaveTheirOwnFirst(t *testing.T) {
+	z := open(t, conntrack.Config{}).AddZone(1, conntrack.Timeouts{})
+	p := &packet.Packet{Flow: packet.Flow{Src: bob, Dst: alice, Protocol: 17}, Fragment: true, HasL4: true, FragLen: 64, MoreFollow: true}
+	later := *p
+	later.HasL4, later.FragOffset = false, 64
+	directions := []conntrack.Direction{conntrack.In, conntrack.Out, conntrack.In.AtEdge(), conntrack.Out.AtEdge()}
+	for i, d := range directions {
+		p.FragID, later.FragID = uint16(i), uint16(i)
+		if v := z.AdmitFragment(p, d, 0); v != verdict.Forward {
+			t.Errorf("the first fragment is %v, want %v", v, verdict.Forward)
+		}
+		for j, o := range directions {
+			if v := z.Fragment(&later, o, 0); (v == verdict.Forward) != (i == j) {
+				t.Errorf("a later fragment in direction %d, after a first one in direction %d, is %v", j, i, v)
+			}
+		}
+	}
+}
+
 // A part is a fragment. It counts in units of eight bytes.
 type part struct {
 	from, to int

@@ -157,6 +157,11 @@ func TestACLsAtTheirEnds(t *testing.T) {
 	if by := empty.Decide(ec2.Egress, 6, 22, netip.MustParseAddr("10.0.0.1")); empty.Open(ec2.Egress) || by.Entry.Allow || by.Entry.Number != 32767 || !by.Entry.Egress {
 		t.Errorf("an ACL without entries decides by %+v", by)
 	}
+	unsorted := firewall.CompileACL(&ec2.NetworkACL{ID: "acl-1", Entries: []ec2.ACLEntry{
+		{Number: 20, CIDR: netip.MustParsePrefix("0.0.0.0/0")}, {Number: 10, Allow: true, CIDR: netip.MustParsePrefix("0.0.0.0/0")}}})
+	if by := unsorted.Decide(ec2.Ingress, 6, 22, netip.MustParseAddr("10.0.0.1")); by.Entry.Number != 10 {
+		t.Errorf("an ACL with the entries 20 and 10 decides by %+v", by)
+	}
 	full := &ec2.NetworkACL{ID: "acl-1"}
 	for n := range 70 {
 		full.Entries = append(full.Entries, ec2.ACLEntry{Number: 1 + n, Allow: true, CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(n), 0}), 24)})

@@ -55,3 +55,69 @@ func (s *testbed) networkACL(t *testing.T) {
 	s.disassociate(t, association)
 	s.release(t, allocation)
 }
+
+// networkACLOfASubnet gives the server's subnet an ACL of its own. Without entries, nothing crosses the edge
+// of the subnet; a request passes with an ingress entry for it and an egress entry for the ports of replies.
+func (s *testbed) networkACLOfASubnet(t *testing.T) {
+	defer s.admitOutside(t, 7162)()
+	allocation, address := s.allocate(t)
+	elastic := s.associate(t, allocation, s.server, false)
+	s.route(t, s.routes, "0.0.0.0/0")
+	s.admit(t, s.groups["server"], permission("tcp", 7162, 7163, "10.0.0.0/16"))
+	acl := ""
+	entry := func(number int32, egress bool, block string, from, to int32) func(*testing.T) {
+		return func(t *testing.T) {
+			_, err := s.c.CreateNetworkAclEntry(t.Context(), &ec2.CreateNetworkAclEntryInput{NetworkAclId: &acl, RuleNumber: &number, Egress: &egress, Protocol: aws.String("6"),
+				RuleAction: types.RuleActionAllow, CidrBlock: &block, PortRange: &types.PortRange{From: &from, To: &to}})
+			check(t, err)
+		}
+	}
+	outside, between := toAddress(s.laptop, address, s.server, "tcp/7162"), to(s.other.host, s.server, "tcp/7162")
+	within := to(s.client.host, s.server, "tcp/7162")
+	create := func(t *testing.T) {
+		made, err := s.c.CreateNetworkAcl(t.Context(), &ec2.CreateNetworkAclInput{VpcId: &s.vpc})
+		check(t, err)
+		acl = *made.NetworkAcl.NetworkAclId
+	}
+	before := ""
+	associate := func(t *testing.T) { before = s.associateACL(t, acl) }
+	s.checkChanges(t,
+		change{action: "CreateNetworkAcl", do: create, same: probes(outside, between, within)},
+		change{action: "ReplaceNetworkAclAssociation", do: associate, shut: probes(outside, between), same: probes(within)},
+		change{action: "CreateNetworkAclEntry ingress 100", do: entry(100, false, "0.0.0.0/0", 7162, 7162), same: probes(within), silent: probes(outside, between)},
+		change{action: "CreateNetworkAclEntry egress 100", do: entry(100, true, "203.0.113.0/24", 1024, 65535), open: probes(outside), same: probes(within), silent: probes(between)},
+		change{action: "CreateNetworkAclEntry egress 110", do: entry(110, true, "10.0.0.0/16", 1024, 65535), open: probes(between), same: probes(outside, within)},
+		change{action: "ReplaceNetworkAclEntry ingress 100",
+			do: func(t *testing.T) {
+				_, err := s.c.ReplaceNetworkAclEntry(t.Context(), &ec2.ReplaceNetworkAclEntryInput{NetworkAclId: &acl, RuleNumber: aws.Int32(100), Egress: aws.Bool(false), Protocol: aws.String("6"),
+					RuleAction: types.RuleActionAllow, CidrBlock: aws.String("10.0.0.0/8"), PortRange: &types.PortRange{From: aws.Int32(7162), To: aws.Int32(7163)}})
+				check(t, err)
+			},
+			shut: probes(outside), same: probes(between, within)},
+		change{action: "ReplaceNetworkAclAssociation: the default ACL", do: func(t *testing.T) { s.associateACL(t, before) }, open: probes(outside), same: probes(between, within)},
+		change{action: "DeleteNetworkAcl",
+			do: func(t *testing.T) {
+				_, err := s.c.DeleteNetworkAcl(t.Context(), &ec2.DeleteNetworkAclInput{NetworkAclId: &acl})
+				check(t, err)
+			},
+			same: probes(outside, between, within)},
+	)
+	s.revoke(t, s.groups["server"], permission("tcp", 7162, 7163, "10.0.0.0/16"))
+	s.unroute(t, s.routes, "0.0.0.0/0")
+	s.disassociate(t, elastic)
+	s.release(t, allocation)
+}
+
+// associateACL associates the server's subnet with a network ACL, and returns the ACL that it had.
+func (s *testbed) associateACL(t *testing.T, acl string) (had string) {
+	t.Helper()
+	found, err := s.c.DescribeNetworkAcls(t.Context(), &ec2.DescribeNetworkAclsInput{Filters: []types.Filter{{Name: aws.String("association.subnet-id"), Values: []string{s.serverSubnet}}}})
+	check(t, err)
+	for _, a := range found.NetworkAcls[0].Associations {
+		if *a.SubnetId == s.serverSubnet {
+			_, err := s.c.ReplaceNetworkAclAssociation(t.Context(), &ec2.ReplaceNetworkAclAssociationInput{AssociationId: a.NetworkAclAssociationId, NetworkAclId: &acl})
+			check(t, err)
+		}
+	}
+	return *found.NetworkAcls[0].NetworkAclId
+}

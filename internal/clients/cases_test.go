@@ -40,6 +40,7 @@ var cases = []packetCase{
 	{"gateways", []string{"CreateInternetGateway", "AttachInternetGateway", "DetachInternetGateway", "DeleteInternetGateway", "ReplaceRoute"}, (*testbed).gateways},
 	{"route tables of a subnet", []string{"CreateRouteTable", "AssociateRouteTable", "ReplaceRouteTableAssociation", "DisassociateRouteTable", "DeleteRouteTable"}, (*testbed).routeTablesOfASubnet},
 	{"network ACL", []string{"CreateNetworkAclEntry", "ReplaceNetworkAclEntry", "DeleteNetworkAclEntry"}, (*testbed).networkACL},
+	{"network ACL of a subnet", []string{"CreateNetworkAcl", "ReplaceNetworkAclAssociation", "DeleteNetworkAcl"}, (*testbed).networkACLOfASubnet},
 	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
 	{"further blocks of a VPC", []string{"AssociateVpcCidrBlock", "DisassociateVpcCidrBlock"}, (*testbed).furtherBlocks},
 	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
@@ -52,13 +53,12 @@ var cases = []packetCase{
 // needNoCase has the mutating actions that need no case because they do not affect packets, each
 // with the reason.
 var needNoCase = map[string]string{
-	"CreateTags":                   "tags are names",
-	"DeleteTags":                   "tags are names",
-	"CreateKeyPair":                "keys are used inside the instance",
-	"ImportKeyPair":                "keys are used inside the instance",
-	"DeleteKeyPair":                "keys are used inside the instance",
-	"ReplaceNetworkAclAssociation": "a VPC has one network ACL, so it changes nothing",
-	"ModifyVpcAttribute":           "the cases resolve no names",
+	"CreateTags":         "tags are names",
+	"DeleteTags":         "tags are names",
+	"CreateKeyPair":      "keys are used inside the instance",
+	"ImportKeyPair":      "keys are used inside the instance",
+	"DeleteKeyPair":      "keys are used inside the instance",
+	"ModifyVpcAttribute": "the cases resolve no names",
 
 	"CreateVpcPeeringConnection":        "no route leads to a peering yet",
 	"AcceptVpcPeeringConnection":        "no route leads to a peering yet",
