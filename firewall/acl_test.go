@@ -62,7 +62,9 @@ func (r *aclReader) n(below int) int {
 }
 
 // port returns one of few ports, so that entries and packets meet at the ends of ranges.
-func (r *aclReader) port() int { return []int{0, 1, 21, 22, 23, 255, 256, 257, 1023, 1024, 65534, 65535}[r.n(12)] }
+func (r *aclReader) port() int {
+	return []int{0, 1, 21, 22, 23, 255, 256, 257, 1023, 1024, 65534, 65535}[r.n(12)]
+}
 
 func (r *aclReader) address() netip.Addr {
 	return netip.AddrFrom4([4]byte{[]byte{10, 11, 192}[r.n(3)], byte(r.n(2)), byte(r.n(2) * 128), byte(r.n(4))})

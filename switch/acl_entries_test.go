@@ -38,7 +38,9 @@ func (b *testbed) entries(all ...ec2.ACLEntry) {
 func TestEntriesDecideByPortAndAddress(t *testing.T) {
 	all := entry(100, ec2.Egress, "allow", ec2.AnyProtocol, 0, 0, "0.0.0.0/0")
 	web := entry(100, ec2.Ingress, "allow", ec2.TCP, 80, 80, "203.0.113.0/24")
-	request := func(src netip.Addr, port uint16) []byte { return outside(template(6, src, addr("198.18.1.10"), 40000, port)) }
+	request := func(src netip.Addr, port uint16) []byte {
+		return outside(template(6, src, addr("198.18.1.10"), 40000, port))
+	}
 	reply := template(6, addr("10.0.1.10"), laptop, 80, 40000)
 	reply.TCPFlags = packet.SYN | packet.ACK
 	for name, rules := range map[string][]ec2.Rule{
