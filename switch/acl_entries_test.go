@@ -144,6 +144,42 @@ func TestFragmentsPassTheACLAfterTheirFirst(t *testing.T) {
 	b.expect("uplink", fragmentsOf(router, laptop, addr("198.18.1.10"), 54, 6)[1], "1web", verdict.OrphanFragment)
 }
 
+// The same holds for fragments that come from another node.
+func TestFragmentsOfAnotherNodePassTheACLAfterTheirFirst(t *testing.T) {
+	b := newVPCBed(t)
+	b.open()
+	b.tunnel(1406)
+	e := b.sw.Edit(b.generation)
+	e.AddEndpoint(ours, &Endpoint{Epoch: 200, Address: addr("10.0.1.70"), MAC: macOf("7fwd"), Groups: b.sets["1web"].Numbers, Node: 2, Unchecked: true})
+	e.AddEndpoint(ours, &Endpoint{Epoch: 201, Address: addr("10.0.2.80"), MAC: macOf("8far"), Groups: b.sets["1web"].Numbers, Node: 2, Unchecked: true})
+	b.sw.Publish(e)
+	b.entries(entry(100, ec2.Ingress, "allow", ec2.UDP, 53, 53, "0.0.0.0/0"))
+	neighbour, far := packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 200}, packet.Origin{Node: 2, VNI: uint32(ours), Epoch: 201}
+	within := packettest.Frame{SrcMAC: macOf("7fwd"), DstMAC: macOf("1web")}
+	across := packettest.Frame{SrcMAC: macOf("8far"), DstMAC: GatewayMAC}
+	for i, tt := range []struct {
+		of    packet.Origin
+		from  packettest.Frame
+		port  uint16
+		piece int
+		id    uint16
+		want  verdict.Verdict
+	}{
+		{far, across, 53, 1, 1, verdict.OrphanFragment},
+		{far, across, 53, 0, 1, verdict.Forward},
+		{far, across, 53, 1, 1, verdict.Forward},
+		{far, across, 54, 0, 2, verdict.ACLDenied},
+		{far, across, 54, 1, 2, verdict.OrphanFragment},
+		{neighbour, within, 54, 0, 3, verdict.Forward},
+		{far, across, 54, 1, 3, verdict.OrphanFragment},
+		{neighbour, within, 54, 1, 3, verdict.Forward},
+	} {
+		if at, v := b.come(tt.of, fragmentsOf(tt.from, laptop, addr("10.0.1.10"), tt.port, tt.id)[tt.piece]); at != "1web" || v != tt.want {
+			t.Errorf("fragment %d is %v at %s, want %v at 1web", i, v, at, tt.want)
+		}
+	}
+}
+
 func TestEntriesAreNamed(t *testing.T) {
 	b := newVPCBed(t)
 	b.open()
