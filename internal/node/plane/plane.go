@@ -123,6 +123,7 @@ func (p *Plane) Apply(view *state.View) error {
 	}
 	p.publish(edit)
 	p.forgetReleased(generation)
+	p.forgetPeerings(p.endedPeerings(before, changes.Peerings), generation)
 	p.forgotten.Store(generation)
 	return nil
 }
