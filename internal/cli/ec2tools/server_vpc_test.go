@@ -34,6 +34,26 @@ ASSOCIATION\|rtbassoc-` + id + `\|rtb-` + id + `\|main
 	{"ec2-replace-route $rtb -r 0.0.0.0/0 -g $igw", `ROUTE\|igw-` + id + `\|\|\|0\.0\.0\.0/0\n`},
 	{"ec2-associate-route-table $rtb -s $subnet", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\|subnet-` + id + `\n`},
 	{"ec2-replace-route-table-association $assoc -r $rtb", `ASSOCIATION\|(?P<assoc>rtbassoc-` + id + `)\|rtb-` + id + `\n`},
+	{"ec2-create-network-acl $vpc", `NETWORKACL\|(?P<acl>acl-` + id + `)\|vpc-` + id + `
+ENTRY\|egress\|32767\|deny\|0\.0\.0\.0/0\|all
+ENTRY\|ingress\|32767\|deny\|0\.0\.0\.0/0\|all
+`},
+	{"ec2-create-network-acl-entry $acl -n 110 -r 0.0.0.0/0 -P udp -p 53 --allow", `ENTRY\|ingress\|110\|allow\|0\.0\.0\.0/0\|udp\|53\|53\n`},
+	{"ec2-create-network-acl-entry $acl -n 110 -r 0.0.0.0/0 -P all --deny", `error Client\.NetworkAclEntryAlreadyExists: .*\n`},
+	{"ec2-replace-network-acl-entry $acl -n 110 -r 10.0.0.0/8 -P icmp -t 8:-1 --deny", `ENTRY\|ingress\|110\|deny\|10\.0\.0\.0/8\|icmp\|8\|-1\n`},
+	{"ec2-create-network-acl-entry $acl -n 120 --egress -r 0.0.0.0/0 -P tcp -p 1024-65535 --allow", `ENTRY\|egress\|120\|allow\|0\.0\.0\.0/0\|tcp\|1024\|65535\n`},
+	{"ec2-describe-network-acls -F vpc-id=$vpc -F default=true", `NETWORKACL\|acl-` + id + `\|vpc-` + id + `\|default
+ENTRY(?s:.*)ASSOCIATION\|(?P<aclassoc>aclassoc-` + id + `)\|subnet-` + id + `\|acl-` + id + `\n`},
+	{"ec2-replace-network-acl-association $aclassoc -a $acl", `ASSOCIATION\|aclassoc-` + id + `\|acl-` + id + `\n`},
+	{"ec2-describe-network-acls $acl", `NETWORKACL\|acl-` + id + `\|vpc-` + id + `
+ENTRY\|egress\|120\|allow\|0\.0\.0\.0/0\|6\|1024\|65535
+ENTRY\|egress\|32767\|deny\|0\.0\.0\.0/0\|all
+ENTRY\|ingress\|110\|deny\|10\.0\.0\.0/8\|1\|8\|-1
+ENTRY\|ingress\|32767\|deny\|0\.0\.0\.0/0\|all
+ASSOCIATION\|aclassoc-` + id + `\|subnet-` + id + `\|acl-` + id + `
+`},
+	{"ec2-delete-network-acl-entry $acl -n 110", `RETURN\|true\n`},
+	{"ec2-delete-network-acl $acl", `error Client\.DependencyViolation: .*\n`},
 	{"ec2-create-group web -d web -c $vpc", `GROUP\|(?P<web>sg-` + id + `)\|web\|web\n`},
 	{"ec2-create-group db -d db -c $vpc", `GROUP\|(?P<db>sg-` + id + `)\|db\|db\n`},
 	{"ec2-authorize $web -P all -s 10.0.0.0/16", `GROUP\|sg-` + id + `\|\|\|\|\nPERMISSION\|\|\|ALLOWS\|all\|\|\|FROM\|CIDR\|10\.0\.0\.0/16\|ingress\n`},
@@ -75,6 +95,7 @@ NIC\|(?P<eni>eni-` + id + `)\|subnet-` + id + `\|(?s:.*)PRIVATEIPADDRESS\|10\.0\
 	{"ec2-detach-internet-gateway $igw -c $vpc", `RETURN\|true\n`},
 	{"ec2-delete-internet-gateway $igw", `INTERNETGATEWAY\|igw-` + id + `\n`},
 	{"ec2-delete-subnet $subnet", `SUBNET\|subnet-` + id + `\n`},
+	{"ec2-delete-network-acl $acl", `NETWORKACL\|acl-` + id + `\n`},
 	{"ec2-delete-vpc $vpc", `VPC\|vpc-` + id + `\n`},
 }
 
