@@ -56,7 +56,7 @@ type reader struct {
 
 var (
 	spaces   = regexp.MustCompile(`\s+`)
-	variable = regexp.MustCompile(`\.\.\.|\b(i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b|\bnode\d leads\b|\bleader\b|\bfollower\b`)
+	variable = regexp.MustCompile(`\.\.\.|\b(acl|i|r|sg|sgr|eni|subnet|vpc)-[0-9a-f]{8,17}\b|\b02(:[0-9a-f]{2}){5}\b|\b\d{4}-\d\d-\d\dT[0-9:]+Z\b|\baccount \d{12}\b|\bnode\d leads\b|\bleader\b|\bfollower\b`)
 )
 
 // command returns a command of README.md with its ids replaced by the real ones.
