@@ -70,7 +70,7 @@ func (p *Plane) end(edit *vswitch.Edit, l *lease, generation uint64) {
 	} else {
 		delete(p.leases, l.eni.Epoch)
 	}
-	p.lose(l.eni.VNI, generation)
+	p.lost[l.eni.VNI] = generation
 }
 
 // update applies changes of a lease that stays active. Its connections stay, except those of
@@ -90,7 +90,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 	for _, a := range before {
 		if !hasPrivate(after, a.Private) {
 			p.released.add(was.VNI, ec2.AddressPair{Private: a.Private})
-			p.lose(was.VNI, generation)
+			p.lost[was.VNI] = generation
 		}
 		if !hasPublic(after, a.Public) {
 			p.released.add(was.VNI, ec2.AddressPair{Public: a.Public})
@@ -105,7 +105,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 		}
 	}
 	if slices.ContainsFunc(was.Groups, func(g ec2.GroupID) bool { return !slices.Contains(now.Groups, g) }) {
-		p.lose(was.VNI, generation)
+		p.lost[was.VNI] = generation
 	}
 	if l.port == nil {
 		return

@@ -2,7 +2,6 @@ package plane
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"palisade/conntrack"
@@ -59,7 +58,6 @@ func (p *Plane) forgetFormer() error {
 	}
 	now, was := p.owners(), p.ownersFile.stored
 	sameCluster := p.ownersFile.ofCluster(p.view.Seed())
-	elsewhere := privateAddresses(was)
 	n := p.tracker.ForgetAdopted(func(epoch uint64, a netip.Addr) bool {
 		l := p.leases[epoch]
 		switch {
@@ -68,8 +66,7 @@ func (p *Plane) forgetFormer() error {
 		case was == nil:
 			return p.unleased(now, l.eni.VNI, a)
 		}
-		return !sameCluster || was[owned{l.eni.VNI, a}] != now[owned{l.eni.VNI, a}] || was[owned{0, a}] != now[owned{0, a}] ||
-			p.peersChanged(was, now, l.eni.VNI, a, elsewhere)
+		return !sameCluster || was[owned{l.eni.VNI, a}] != now[owned{l.eni.VNI, a}] || was[owned{0, a}] != now[owned{0, a}]
 	})
 	if n > 0 {
 		p.log.Info("connections of addresses that have another owner now, or none, dropped", "connections", n)
@@ -138,13 +135,15 @@ func (p *Plane) storeOwners(released releasedAddresses) {
 
 // forgetReleased drops the connections of released addresses, once no poller uses a Snapshot that
 // still has the addresses. A connection that stayed would also admit packets of the next interface
-// that gets the address. Connections of a private address are dropped in its network and in those it is
-// peered with, those of a public address in all networks.
+// that gets the address. Connections of a private address are dropped in its network, those of a
+// public address in all networks.
 func (p *Plane) forgetReleased(generation uint64) {
 	r := p.released
 	p.released = releasedAddresses{}
 	if len(r) > 0 {
-		p.waitForPollers(generation)
+		for p.sw.Enforced() < generation {
+			time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
+		}
 	}
 	private, public := map[ec2.VNI]map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	for of := range r {
@@ -158,20 +157,12 @@ func (p *Plane) forgetReleased(generation uint64) {
 		}
 	}
 	for vni, addresses := range private {
-		peers := p.peersOf(vni)
-		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni || slices.Contains(peers, v) }), func(a netip.Addr) bool { return addresses[a] })
+		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool { return addresses[a] })
 	}
 	if len(public) > 0 {
 		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return public[a] })
 	}
 	p.storeOwners(r)
-}
-
-// waitForPollers waits until no poller uses a Snapshot of an older generation.
-func (p *Plane) waitForPollers(generation uint64) {
-	for p.sw.Enforced() < generation {
-		time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
-	}
 }
 
 // zones returns the zones of this node's interfaces in the networks for which the function in returns
