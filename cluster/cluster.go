@@ -253,6 +253,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		c.tasks.start(func() { c.runDisconnect(ctx) })
 		c.tasks.start(func() { c.runCatchUp(ctx) })
 		c.tasks.start(func() { c.runExpulsionCheck(ctx) })
+		c.tasks.start(func() { c.runNATGateways(ctx) })
 	}
 	if c.gossip != nil {
 		c.tasks.start(func() {

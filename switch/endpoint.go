@@ -26,6 +26,9 @@ type Endpoint struct {
 	// It may send from any address, and receives all packets that its neighbours address to its
 	// MAC. A packet that it sends from an address of another interface matches no rule for a group.
 	Unchecked bool
+	// IsNAT: the interface is that of a NAT gateway. NAT is the gateway if this node has it.
+	IsNAT bool
+	NAT   *NATGateway
 
 	network VNI // set by AddEndpoint
 }

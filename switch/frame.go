@@ -48,6 +48,7 @@ type frame struct {
 	viaGateway bool
 	// toPublic: the packet was sent to a public address, and its destination is now the private one.
 	toPublic bool
+	crossed  translation // the NAT gateway that the packet has crossed
 
 	deniedBy *firewall.ACLDecision // the entry that denied the last packet that is ACLDenied
 

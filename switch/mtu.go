@@ -89,6 +89,7 @@ func (f *frame) answerTooBig(to *Endpoint, mtu int) {
 	if f.trace != nil || !f.errors.of(f).allow(f.now) {
 		return
 	}
+	to = f.untranslate(to)
 	switch f.in.kind {
 	case InstancePort:
 		a := f.snapshot.attachment(f.in)

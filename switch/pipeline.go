@@ -1,6 +1,8 @@
 package vswitch
 
 import (
+	"net/netip"
+
 	"palisade/conntrack"
 	"palisade/firewall"
 	"palisade/internal/failpoint"
@@ -31,7 +33,7 @@ func (f *frame) receive(in *Port, n int) {
 // port where the frame came in, or, from deliver on, the port it was to leave by.
 func (f *frame) forward(b []byte) (*Port, verdict.Verdict) {
 	failpoint.Reach()
-	f.toPublic = false
+	f.toPublic, f.crossed.gateway = false, nil
 	if v, ok := f.decode(b); !ok {
 		return f.in, v
 	}
@@ -145,10 +147,15 @@ func (f *frame) readdress(owner *Endpoint) {
 // forwarder returns the interface that the frame is addressed to by its MAC address, if that
 // interface forwards for others and so may receive packets to any address; nil otherwise.
 func (f *frame) forwarder(n *Network) *Endpoint {
+	failpoint.Reach()
 	if f.viaGateway || len(n.unchecked) == 0 {
 		return nil
 	}
-	return n.unchecked[f.pkt.DstMAC]
+	e := n.unchecked[f.pkt.DstMAC]
+	if e != nil && e.IsNAT && f.in.kind == InstancePort {
+		return nil // routes alone lead to a NAT gateway
+	}
+	return e
 }
 
 // unassigned returns the verdict of a packet to an address of the network that no interface has.
@@ -182,6 +189,13 @@ func (f *frame) routeToInternet(a *Attachment) (*Port, verdict.Verdict) {
 		}
 		return f.in, f.unreachable()
 	}
+	return f.toInternet(public)
+}
+
+// toInternet carries a packet out of its network under a public address.
+func (f *frame) toInternet(public netip.Addr) (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	p := &f.pkt
 	if owner := f.snapshot.Public(p.Flow.Dst); owner != nil {
 		f.toPublic = true
 		packet.RewriteSource(f.bytes(), p, public)
@@ -218,7 +232,7 @@ func (f *frame) forwardFromUplink() (*Port, verdict.Verdict) {
 		return f.in, f.misaddressed()
 	}
 	owner := f.snapshot.Public(p.Flow.Dst)
-	if owner == nil || owner.Port == nil {
+	if owner == nil || owner.Port == nil && owner.NAT == nil {
 		return f.in, f.unreachable()
 	}
 	if v, ok := f.checkUplinkSource(owner); !ok {
@@ -288,10 +302,13 @@ func (f *frame) forwardFromTunnel() (*Port, verdict.Verdict) {
 	return f.deliver(owner) // if the owner is on another node, send drops the packet
 }
 
-// deliver hands the packet to an instance of this node if its ingress rules admit it. For an
+// deliver hands the packet to an instance of this node if its ingress rules admit it, or to a NAT gateway. For an
 // interface of another node it sends the packet there, and that node checks the ingress rules.
 func (f *frame) deliver(to *Endpoint) (*Port, verdict.Verdict) {
 	failpoint.Reach()
+	if to.NAT != nil {
+		return f.translate(to)
+	}
 	if to.Port == nil {
 		return f.in, f.send(to)
 	}

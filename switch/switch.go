@@ -28,6 +28,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/nat"
 )
 
 // GatewayMAC is the MAC address of the gateway in every network on every node. It is the same
@@ -39,6 +40,8 @@ type Config struct {
 	// Tracker holds the connections of all interfaces. It is required. The caller closes it after
 	// Run has returned; if it is closed earlier, a poller reads unmapped memory.
 	Tracker *conntrack.Tracker
+	// NAT holds the translations of NAT gateways. The switch only frees those that are idle. Default: none.
+	NAT *nat.Table
 	// Logger gets what happens to ports and pollers. Default: discard, so that a panic of the
 	// pipeline is only counted.
 	Logger *slog.Logger
@@ -62,6 +65,7 @@ type Config struct {
 // mu. panics.mu is apart from both: no other lock is taken within it.
 type Switch struct {
 	tracker  *conntrack.Tracker
+	nat      *nat.Table // nil: none
 	log      *slog.Logger
 	pollers  []*poller
 	snapshot atomic.Pointer[Snapshot]
@@ -91,7 +95,7 @@ func New(c Config) (*Switch, error) {
 	if c.Pollers > maxPollers {
 		return nil, fmt.Errorf("switch: Config.Pollers is %d, the limit is %d", c.Pollers, maxPollers)
 	}
-	s := &Switch{tracker: c.Tracker, log: c.Logger, ports: map[int]*Port{}}
+	s := &Switch{tracker: c.Tracker, nat: c.NAT, log: c.Logger, ports: map[int]*Port{}}
 	s.panics.reports = make(chan func(), 8)
 	s.snapshot.Store(&Snapshot{})
 	for i := range c.Pollers {
@@ -162,6 +166,9 @@ func (s *Switch) sweep() {
 		}
 	}()
 	s.tracker.Sweep(Now())
+	if s.nat != nil {
+		s.nat.Sweep(Now())
+	}
 }
 
 // AddPort begins to read frames from a device. They are dropped as NotReady until a Snapshot

@@ -141,3 +141,11 @@ func (s *Snapshot) Owner(v VNI, a netip.Addr) *Endpoint {
 	}
 	return nil
 }
+
+// crossed adds a Step for a NAT gateway that has translated the packet, with the flow after it.
+func (t *Trace) crossed(gw *Endpoint, d conntrack.Direction, flow packet.Flow) {
+	if t != nil {
+		t.Steps = append(t.Steps, Step{Endpoint: gw, Direction: d, Flow: flow, Verdict: verdict.Forward, ACL: t.entering})
+		t.entering = nil
+	}
+}

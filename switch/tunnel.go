@@ -69,15 +69,18 @@ var errNoTunnel = errors.New("no tunnel to that node")
 // receiver's network, also if the sender is in another network: such a packet was sent to a public
 // address, and is delivered within the receiver's network.
 func (f *frame) originOf(to *Endpoint) packet.Origin {
+	if gw := f.crossed.gateway; gw != nil {
+		return packet.Origin{VNI: uint32(to.network), Epoch: gw.Epoch}
+	}
 	return packet.Origin{VNI: uint32(to.network), Epoch: f.snapshot.attachment(f.in).Endpoint.Epoch}
 }
 
 // send sends the packet to the node that has its receiver. It drops a packet that does not come
-// from an instance of this node.
+// from an instance or through a NAT gateway of this node.
 func (f *frame) send(to *Endpoint) verdict.Verdict {
 	failpoint.Reach()
 	t := f.snapshot.tunnel
-	if t == nil || to.Node == 0 || f.in.kind != InstancePort {
+	if t == nil || to.Node == 0 || f.in.kind != InstancePort && f.crossed.gateway == nil {
 		return f.unreachable()
 	}
 	f.sending.to, f.sending.from, f.sending.verdict = to.Node, f.originOf(to), verdict.Forward

@@ -17,7 +17,7 @@ import (
 // code that drops the frame.
 func TestEachDropIsMadeInOneFunction(t *testing.T) {
 	made := map[string][]string{}
-	for _, dir := range []string{"../../switch", "../../conntrack", "../../internal/packet"} {
+	for _, dir := range []string{"../../switch", "../../conntrack", "../../nat", "../../internal/packet"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

@@ -29,6 +29,7 @@ import (
 	"palisade/internal/node/plane"
 	"palisade/internal/peer"
 	"palisade/internal/refusal"
+	"palisade/nat"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
 )
@@ -46,6 +47,7 @@ type Node struct {
 	overlay       *overlay.Overlay // nil in a cluster of one
 	cluster       *cluster.Cluster
 	tracker       *conntrack.Tracker
+	nat           *nat.Table
 	sw            *vswitch.Switch
 	enforcedIndex *plane.EnforcedIndex
 	plane         *plane.Plane
@@ -90,7 +92,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Logger: log, Halt: c.Halt}); err != nil {
+	if n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, NAT: n.nat, Logger: log, Halt: c.Halt}); err != nil {
 		return nil, err
 	}
 	mtu := min(c.Peer.MTU, maxMTU)
@@ -101,7 +103,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 		}
 	}
 	n.plane = plane.New(plane.Config{
-		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, EnforcedIndex: n.enforcedIndex,
+		Node: c.Name, MTU: mtu, Switch: n.sw, Tracker: n.tracker, Overlay: n.overlay, NAT: n.nat, EnforcedIndex: n.enforcedIndex,
 		Owners: owners, Logger: log,
 	})
 	if err := n.openCluster(identity, founder); err != nil {
@@ -122,7 +124,7 @@ func New(c Config, log *slog.Logger) (*Node, error) {
 	return n, nil
 }
 
-// openTracker opens the file of connections, and that of the owners of their addresses; nil if the
+// openTracker opens the file of connections, that of the translations of NAT gateways, and that of the owners of their addresses; nil if the
 // connections are in memory.
 func (n *Node) openTracker() (owners *plane.Owners, err error) {
 	if n.tracker, err = conntrack.Open(conntrack.Config{Path: n.config.Arena, Ceiling: n.config.ConntrackAllowance}); err != nil {
@@ -130,6 +132,16 @@ func (n *Node) openTracker() (owners *plane.Owners, err error) {
 	}
 	if note := n.tracker.Note(); note != "" {
 		n.log.Warn("connections are lost", "file", n.config.Arena, "reason", note)
+	}
+	translations := nat.Config{}
+	if n.config.Arena != "" {
+		translations.Path = n.config.Arena + ".nat"
+	}
+	if n.nat, err = nat.Open(translations); err != nil {
+		return nil, err
+	}
+	if note := n.nat.Note(); note != "" {
+		n.log.Warn("translations of NAT gateways are lost", "file", translations.Path, "reason", note)
 	}
 	if n.config.Arena == "" {
 		return nil, nil
@@ -220,7 +232,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	return errors.Join(err, n.refusals.Close(), n.tracker.Close())
+	return errors.Join(err, n.refusals.Close(), n.nat.Close(), n.tracker.Close())
 }
 
 // runCluster runs this node's member of the cluster. If the log has lost entries, the error says what
@@ -287,6 +299,9 @@ func (n *Node) runViews(ctx context.Context) error {
 			}
 			if purged := n.tracker.PurgeUnknown(); purged > 0 {
 				n.log.Info("connections of ended leases dropped", "connections", purged)
+			}
+			if purged := n.nat.PurgeUnknown(); purged > 0 {
+				n.log.Info("translations of ended NAT gateways dropped", "translations", purged)
 			}
 			n.ready.Store(true)
 			continue

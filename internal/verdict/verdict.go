@@ -58,6 +58,13 @@ const (
 	OverlapFrag    // fragments that overlap, or reach past the longest datagram
 	TableFull      // a new connection while the connection table is full (conntrack_allowance_exceeded)
 
+	// At a NAT gateway.
+
+	NATUnknown   // no translation: from outside, nobody inside has opened that connection; from inside, it was idle for too long
+	NATExhausted // no free port to that destination, or as many translations as there may be (ErrorPortAllocation)
+	NATFragment  // a fragment of TCP or ICMP, or a later fragment of UDP whose first was not translated
+	NATProtocol  // neither TCP, UDP nor an ICMP echo
+
 	// Received from, or to be sent to, another node.
 
 	TunnelUnknown  // a datagram without a known format, index or sender address
@@ -95,7 +102,8 @@ var names = [Count]string{
 	NotRouted: "not-routed", ACLDenied: "acl-denied",
 	NoRule: "no-rule", Revoked: "revoked", NoConnection: "no-connection",
 	OrphanFragment: "orphan-fragment", FragmentsFull: "fragment-table-full", OverlapFrag: "overlapping-fragment",
-	TableFull:     "conntrack_allowance_exceeded",
+	TableFull:  "conntrack_allowance_exceeded",
+	NATUnknown: "nat-unknown", NATExhausted: "nat-error-port-allocation", NATFragment: "nat-fragment", NATProtocol: "nat-protocol",
 	TunnelUnknown: "tunnel-unknown", TunnelForged: "tunnel-forged", TunnelReplayed: "tunnel-replayed",
 	TunnelDown: "tunnel-down", TunnelForeign: "tunnel-foreign",
 	ShortRead: "short-read", UnknownOffload: "unknown-offload", WriteFailed: "write-failed",
@@ -138,6 +146,10 @@ var meanings = [Count]string{
 	FragmentsFull:  "too many incomplete fragmented datagrams",
 	OverlapFrag:    "overlapping or oversized fragments",
 	TableFull:      "new connection beyond the tracking allowance",
+	NATUnknown:     "a NAT gateway has no such connection from inside",
+	NATExhausted:   "the NAT gateway has no free port to that destination",
+	NATFragment:    "fragment that NAT gateways do not carry",
+	NATProtocol:    "protocol that NAT gateways do not carry",
 	TunnelUnknown:  "datagram that belongs to no tunnel of this node",
 	TunnelForged:   "datagram whose seal does not open",
 	TunnelReplayed: "datagram received before",

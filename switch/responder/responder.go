@@ -65,3 +65,14 @@ func isHost(a netip.Addr) bool {
 	}
 	return true
 }
+
+// Reset writes into out the answer of a host that does not know the TCP connection of the packet in frame, and
+// returns the part of out that it wrote. It returns nil if the packet must get no answer: it is a reset itself, or no
+// TCP segment.
+func Reset(out, frame []byte, p *packet.Packet) []byte {
+	failpoint.Reach()
+	if p.Flow.Protocol != packet.ProtocolTCP || !p.HasL4 || p.Fragment || p.TCPFlags&packet.RST != 0 || !isHost(p.Flow.Src) {
+		return nil
+	}
+	return packet.Reset(out, frame, p)
+}

@@ -14,7 +14,7 @@ import (
 )
 
 // dataPath are the directories of the data path's packages, below the module's root.
-var dataPath = []string{"switch", "switch/responder", "switch/overlay", "conntrack", "firewall", "internal/packet"}
+var dataPath = []string{"switch", "switch/responder", "switch/overlay", "conntrack", "nat", "firewall", "internal/packet"}
 
 // roots are the names of the functions where the data path begins, and of functions that
 // are called through a variable, which the search cannot follow.

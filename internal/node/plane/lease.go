@@ -20,12 +20,13 @@ import (
 type lease struct {
 	eni      *ec2.Interface // as in the View that was applied last
 	endpoint *vswitch.Endpoint
-	port     *vswitch.Port   // nil on other nodes, and until the device is attached
-	zone     *conntrack.Zone // nil without a port
-	rules    *firewall.Set   // nil without a port
-	mtu      int             // of the port's device; 0: the network's
-	changed  bool            // the port must be attached again: endpoint or rules have changed
-	ended    bool            // the state ended the lease; the port remains until Detach
+	gateway  *vswitch.NATGateway // of a NAT gateway at this node; nil: the lease is none
+	port     *vswitch.Port       // nil on other nodes, and until the device is attached
+	zone     *conntrack.Zone     // nil without a port
+	rules    *firewall.Set       // nil without a port
+	mtu      int                 // of the port's device; 0: the network's
+	changed  bool                // the port must be attached again: endpoint or rules have changed
+	ended    bool                // the state ended the lease; the port remains until Detach
 }
 
 // applyInterface applies a change of an interface: its lease begins, changes or ends.
@@ -46,7 +47,8 @@ func (p *Plane) applyInterface(edit *vswitch.Edit, c state.Change[ec2.Interface]
 	case was != nil && !was.ended:
 		p.update(edit, was, now, generation)
 	default:
-		l := &lease{eni: now, endpoint: p.endpoint(now, nil)}
+		l := &lease{eni: now, gateway: p.openGateway(now)}
+		l.endpoint = p.endpoint(l, nil)
 		p.leases[now.Epoch] = l
 		for _, a := range now.Addresses() {
 			p.gain(now, a)
@@ -65,6 +67,9 @@ func (p *Plane) end(edit *vswitch.Edit, l *lease, generation uint64) {
 		p.released.add(l.eni.VNI, a)
 	}
 	delete(p.failed, l.eni.Epoch)
+	if l.gateway != nil {
+		p.closeGateway(l.gateway)
+	}
 	if l.port != nil {
 		edit.Detach(l.port)
 	} else {
@@ -82,7 +87,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 	if !p.down[now.Epoch] {
 		edit.RemoveEndpoint(vswitch.VNI(was.VNI), l.endpoint)
 	}
-	l.endpoint = p.endpoint(now, l.port)
+	l.endpoint = p.endpoint(l, l.port)
 	if !p.down[now.Epoch] {
 		edit.AddEndpoint(vswitch.VNI(now.VNI), l.endpoint)
 	}
@@ -139,10 +144,11 @@ func hasPublic(pairs []ec2.AddressPair, public netip.Addr) bool {
 }
 
 // endpoint returns the forwarding entry of an interface.
-func (p *Plane) endpoint(eni *ec2.Interface, port *vswitch.Port) *vswitch.Endpoint {
+func (p *Plane) endpoint(l *lease, port *vswitch.Port) *vswitch.Endpoint {
+	eni := l.eni
 	endpoint := &vswitch.Endpoint{
 		Epoch: eni.Epoch, Address: eni.Private, Public: eni.Public, MAC: eni.MAC, Port: port,
-		Unchecked: eni.Unchecked,
+		Unchecked: eni.Unchecked, IsNAT: eni.NATGateway != "", NAT: l.gateway,
 	}
 	for _, a := range eni.Secondary {
 		endpoint.Further = append(endpoint.Further, vswitch.Pair{Private: a.Private, Public: a.Public})
@@ -181,7 +187,7 @@ func (p *Plane) Attach(epoch uint64, d vswitch.Device) error {
 	l.port = port
 	l.zone = p.tracker.AddZone(l.eni.Epoch, conntrack.Timeouts{})
 	l.rules = p.compiler.AcquireIn(p.view, l.eni.VPC, l.eni.Groups, generation)
-	l.endpoint = p.endpoint(l.eni, port)
+	l.endpoint = p.endpoint(l, port)
 	edit := p.sw.Edit(generation)
 	edit.AddEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
 	p.attachTo(edit, l)
@@ -260,6 +266,6 @@ func (p *Plane) Detach(epoch uint64) error {
 	p.tracker.RemoveZone(l.zone)
 	p.compiler.Release(l.rules)
 	l.port, l.zone, l.rules, l.mtu = nil, nil, nil, 0
-	l.endpoint = p.endpoint(l.eni, nil)
+	l.endpoint = p.endpoint(l, nil)
 	return err
 }

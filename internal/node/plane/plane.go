@@ -23,6 +23,7 @@ import (
 	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/firewall"
+	"palisade/nat"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
 )
@@ -34,6 +35,7 @@ type Config struct {
 	Switch        *vswitch.Switch    // gets every Snapshot; nothing else may edit it
 	Tracker       *conntrack.Tracker // the tracker of Switch
 	Overlay       *overlay.Overlay   // the tunnels. Default nil, in a cluster of one
+	NAT           *nat.Table         // the translations of NAT gateways. Default: in memory
 	EnforcedIndex *EnforcedIndex     // in the data directory; without it a restart can enforce revoked rules
 	Owners        *Owners            // beside the file of Tracker. Default nil, if Tracker is in memory
 	Logger        *slog.Logger       // gets bad rules and failures of ports
@@ -51,6 +53,7 @@ type Plane struct {
 	mtu     int
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
+	nat     *nat.Table
 	overlay *overlay.Overlay
 	log     *slog.Logger
 
@@ -65,6 +68,7 @@ type Plane struct {
 	uplink        *vswitch.Uplink
 	uplinkConfig  UplinkConfig // of the open device
 	tunnel        *vswitch.Tunnel
+	closed        []*conntrack.Zone // of NAT gateways, by the View that is being applied
 	released      releasedAddresses // by the View that is being applied
 	gained        []ownership       // by the View that is being applied
 	ownersFile    *Owners           // nil if the tracker is in memory
@@ -75,8 +79,11 @@ type Plane struct {
 
 // New makes a Plane that has no state yet: the switch drops all frames.
 func New(c Config) *Plane {
+	if c.NAT == nil {
+		c.NAT, _ = nat.Open(nat.Config{Capacity: 4096}) // in memory it opens always
+	}
 	return &Plane{
-		node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
+		nat: c.NAT, node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
 		enforcedIndex: c.EnforcedIndex, compiler: firewall.NewCompiler(),
 		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{},
 		down: map[uint64]bool{}, failed: map[uint64]bool{}, released: releasedAddresses{}, ownersFile: c.Owners,

@@ -58,7 +58,7 @@ func (p *Plane) forgetFormer() error {
 	}
 	now, was := p.owners(), p.ownersFile.stored
 	sameCluster := p.ownersFile.ofCluster(p.view.Seed())
-	n := p.tracker.ForgetAdopted(func(epoch uint64, a netip.Addr) bool {
+	former := func(epoch uint64, a netip.Addr) bool {
 		l := p.leases[epoch]
 		switch {
 		case l == nil:
@@ -67,8 +67,8 @@ func (p *Plane) forgetFormer() error {
 			return p.unleased(now, l.eni.VNI, a)
 		}
 		return !sameCluster || was[owned{l.eni.VNI, a}] != now[owned{l.eni.VNI, a}] || was[owned{0, a}] != now[owned{0, a}]
-	})
-	if n > 0 {
+	}
+	if n := p.tracker.ForgetAdopted(former) + p.nat.Forget(former); n > 0 {
 		p.log.Info("connections of addresses that have another owner now, or none, dropped", "connections", n)
 	}
 	return p.ownersFile.replace(now)
@@ -162,6 +162,8 @@ func (p *Plane) forgetReleased(generation uint64) {
 	if len(public) > 0 {
 		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return public[a] })
 	}
+	p.forgetTranslations(private, public)
+	p.removeClosed()
 	p.storeOwners(r)
 }
 
