@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -23,7 +24,7 @@ func TestVPCsDecideAsTheOracleDoes(t *testing.T) {
 		play(t, rand.New(rand.NewPCG(*onlySeed, 0)), packetsPerWorld)
 		return
 	}
-	var sum tally
+	sum := &tally{done: map[string]int{}, refused: map[string]int{}}
 	t.Run("worlds", func(t *testing.T) {
 		for worker := range uint64(2) {
 			t.Run(fmt.Sprint(worker), func(t *testing.T) {
@@ -41,6 +42,12 @@ func TestVPCsDecideAsTheOracleDoes(t *testing.T) {
 	if n := sum.packets.Load(); !t.Failed() && (sum.delivered.Load() < n/8 || sum.across.Load() < n/50 || sum.answers.Load() < n/50) {
 		t.Errorf("of %d packets %d were delivered, %d to the other node and %d answers, so the test shows little", n, sum.delivered.Load(), sum.across.Load(), sum.answers.Load())
 	}
+	t.Logf("requests carried out: %v; refused: %v", sum.done, sum.refused)
+	for name := range sum.refused {
+		if worldsPlayed >= 100 && sum.done[name] == 0 {
+			t.Errorf("EC2 has refused every request %s, so the test shows nothing about it", name)
+		}
+	}
 	for v := range sum.reasons {
 		if v := verdict.Verdict(v); !t.Failed() && slices.Contains(compared, v) && sum.reasons[v].Load() == 0 {
 			t.Errorf("no packet was dropped as %v, so the test shows nothing about it", v)
@@ -55,6 +62,9 @@ var compared = []verdict.Verdict{verdict.SpoofedIP, verdict.NoRule, verdict.ACLD
 type tally struct {
 	packets, delivered, across, answers, changes atomic.Int64
 	reasons                                      [verdict.Count]atomic.Int64
+
+	mu            sync.Mutex
+	done, refused map[string]int // requests, by type
 }
 
 func (s *tally) add(o *tally) {
@@ -63,6 +73,14 @@ func (s *tally) add(o *tally) {
 	s.across.Add(o.across.Load())
 	s.answers.Add(o.answers.Load())
 	s.changes.Add(o.changes.Load())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, n := range o.done {
+		s.done[name] += n
+	}
+	for name, n := range o.refused {
+		s.refused[name] += n
+	}
 	for v := range s.reasons {
 		s.reasons[v].Add(o.reasons[v].Load())
 	}
@@ -79,7 +97,7 @@ func play(t testing.TB, r *rand.Rand, packets int) *tally {
 
 func (w *world) play(packets int) *tally {
 	w.Helper()
-	s := new(tally)
+	s := &tally{done: w.done, refused: w.refused}
 	for int(s.packets.Load()) < packets {
 		if w.r.IntN(30) == 0 {
 			w.change()

@@ -21,9 +21,12 @@ type change struct {
 var changes = []change{
 	{6, (*world).addRule}, {5, (*world).removeRule}, {3, (*world).regroup}, {2, (*world).uncheck},
 	{6, (*world).addEntry}, {2, (*world).replaceEntry}, {3, (*world).removeEntry},
+	{1, (*world).addACL}, {2, (*world).replaceACL}, {1, (*world).removeACL},
 	{5, (*world).addRoute}, {2, (*world).replaceRoute}, {3, (*world).removeRoute},
 	{2, (*world).associate}, {1, (*world).disassociate}, {1, (*world).detach}, {2, (*world).attachGateway},
 	{1, (*world).track},
+	{3, (*world).requestPeering}, {5, (*world).acceptPeering}, {1, (*world).endPeering},
+	{1, (*world).shareGroup}, {1, (*world).unshareGroup},
 }
 
 // change makes a random change, and compares the tables with rebuilt ones if EC2 does not refuse it.
@@ -62,9 +65,13 @@ func (w *world) rule(v *ec2.VPC) state.RuleSpec {
 	case ec2.ICMP:
 		r.From = pick(w, -1, 8, 3)
 	}
-	if w.r.IntN(3) == 0 {
+	switch w.r.IntN(6) {
+	case 0, 1:
 		r.Group = ec2.GroupRef{ID: pick(w, w.groups[v.ID]...)}
-	} else {
+	case 2:
+		o := pick(w, w.vpcs...)
+		r.Group = ec2.GroupRef{ID: pick(w, w.groups[o.ID]...), Account: o.Account}
+	default:
 		r.Prefix = w.block()
 	}
 	return r
@@ -103,7 +110,7 @@ func (w *world) interfaceIn(v *ec2.VPC) *ec2.Interface {
 func (w *world) regroup(v *ec2.VPC) state.Request {
 	eni := w.interfaceIn(v)
 	groups := []ec2.GroupID{pick(w, w.groups[v.ID]...)}
-	if g := pick(w, w.groups[v.ID]...); g != groups[0] {
+	if g := pick(w, w.groups[pick(w, v, v, pick(w, w.vpcs...)).ID]...); g != groups[0] {
 		groups = append(groups, g)
 	}
 	return &state.ModifyNetworkInterface{Account: v.Account, Region: v.Region, Interface: eni.ID, Groups: groups}
@@ -136,15 +143,15 @@ func (w *world) entry() ec2.ACLEntry {
 }
 
 func (w *world) addEntry(v *ec2.VPC) state.Request {
-	return &state.CreateACLEntry{Account: v.Account, Region: v.Region, ACL: aclOf(w.view, w.subnetIn(v)).ID, Entry: w.entry()}
+	return &state.CreateACLEntry{Account: v.Account, Region: v.Region, ACL: w.acl(v).ID, Entry: w.entry()}
 }
 
 func (w *world) replaceEntry(v *ec2.VPC) state.Request {
-	return &state.ReplaceACLEntry{Account: v.Account, Region: v.Region, ACL: aclOf(w.view, w.subnetIn(v)).ID, Entry: w.entry()}
+	return &state.ReplaceACLEntry{Account: v.Account, Region: v.Region, ACL: w.acl(v).ID, Entry: w.entry()}
 }
 
 func (w *world) removeEntry(v *ec2.VPC) state.Request {
-	acl := aclOf(w.view, w.subnetIn(v))
+	acl := w.acl(v)
 	if len(acl.Entries) == 0 {
 		return nil
 	}
@@ -153,6 +160,34 @@ func (w *world) removeEntry(v *ec2.VPC) state.Request {
 		return nil
 	}
 	return &state.DeleteACLEntry{Account: v.Account, Region: v.Region, ACL: acl.ID, Number: e.Number, Egress: e.Egress}
+}
+
+// acl returns a network ACL of a VPC.
+func (w *world) acl(v *ec2.VPC) *ec2.NetworkACL {
+	var all []*ec2.NetworkACL
+	for a := range w.view.NetworkACLsOf(v.Account, v.Region) {
+		if a.VPC == v.ID {
+			all = append(all, a)
+		}
+	}
+	return pick(w, all...)
+}
+
+// addACL makes a network ACL, or opens one that has no entries.
+func (w *world) addACL(v *ec2.VPC) state.Request {
+	if a := w.acl(v); len(a.Entries) < 2 {
+		return &state.CreateACLEntry{Account: v.Account, Region: v.Region, ACL: a.ID,
+			Entry: ec2.ACLEntry{Number: 100, Egress: w.r.IntN(2) == 0, Allow: true, CIDR: planetest.Everywhere}}
+	}
+	return &state.CreateNetworkACL{Account: v.Account, Region: v.Region, VPC: v.ID}
+}
+
+func (w *world) replaceACL(v *ec2.VPC) state.Request {
+	return &state.ReplaceACLAssociation{Account: v.Account, Region: v.Region, Association: w.subnetIn(v).AssociationWithACL(), ACL: w.acl(v).ID}
+}
+
+func (w *world) removeACL(v *ec2.VPC) state.Request {
+	return &state.DeleteNetworkACL{Account: v.Account, Region: v.Region, ACL: w.acl(v).ID}
 }
 
 // table returns a route table of a VPC.

@@ -10,16 +10,22 @@ import (
 	"palisade/internal/packet"
 )
 
+// A member is the interface at the other end of a packet, as rules for groups see it.
+type member struct {
+	*ec2.Interface
+	peering *ec2.VPCPeering // that the packet uses; nil: both ends are in one VPC
+}
+
 // admits reports whether a rule of one of the interface's groups admits a packet. remote is the packet's other
-// end, and members are the groups that the other end is in.
-func admits(view *state.View, eni *ec2.Interface, d ec2.Direction, p *probe, remote netip.Addr, members []ec2.GroupID) bool {
+// end, and far its interface, or nil.
+func admits(view *state.View, eni *ec2.Interface, d ec2.Direction, p *probe, remote netip.Addr, far *member) bool {
 	for _, id := range eni.Groups {
 		g, ok := view.Group(id)
 		if !ok {
 			continue
 		}
 		for _, r := range g.Rules {
-			if r.Direction == d && concerns(r, p) && contains(r.Source, remote, members) {
+			if r.Direction == d && concerns(r, p) && contains(r.Source, remote, far) {
 				return true
 			}
 		}
@@ -43,10 +49,19 @@ func concerns(r ec2.Rule, p *probe) bool {
 	return true
 }
 
-// contains reports whether the source of a rule has an address, or one of the groups.
-func contains(s ec2.Source, remote netip.Addr, members []ec2.GroupID) bool {
-	if s.IsGroup() {
-		return slices.Contains(members, s.Group.ID)
+// contains reports whether the source of a rule has an address, or a group that the other end is in. A group of
+// a peer stands for the interfaces in the peer's VPC, if both VPCs are in one region and the peering is the one
+// that the rule was made with (VPC Peering Guide, "Update your security groups to reference peer security
+// groups").
+func contains(s ec2.Source, remote netip.Addr, far *member) bool {
+	switch g := s.Group; {
+	case !s.IsGroup():
+	case far == nil || !slices.Contains(far.Groups, g.ID):
+		return false
+	case far.peering == nil:
+		return g.Peering == ""
+	default:
+		return g.Peering == far.peering.ID && g.VPC == far.VPC && !g.Void && far.peering.SameRegion()
 	}
 	return s.Prefix.Contains(remote)
 }
@@ -68,9 +83,15 @@ func passes(view *state.View, s *ec2.Subnet, egress bool, p *probe, remote netip
 	return first.Allow, first.Number
 }
 
+// aclOf returns the network ACL of a subnet: the one that is associated with it, or else the default one.
 func aclOf(view *state.View, s *ec2.Subnet) *ec2.NetworkACL {
 	vpc, _ := view.VPC(s.VPC)
-	return view.NetworkACL(vpc)
+	for acl := range view.NetworkACLsOf(s.Account, s.Region) {
+		if acl.ID == cmp.Or(s.ACL, vpc.ACL) {
+			return acl
+		}
+	}
+	return nil
 }
 
 func covers(t ec2.ACLTraffic, p *probe) bool {
@@ -91,7 +112,7 @@ func covers(t ec2.ACLTraffic, p *probe) bool {
 type target struct {
 	kind    kind
 	peering *ec2.VPCPeering
-	via     *ec2.Interface
+	via     *ec2.Interface // nil: it is down
 }
 
 type kind int
@@ -100,6 +121,8 @@ const (
 	nowhere kind = iota // no route, or a black hole
 	local
 	internet
+	peer
+	middlebox
 )
 
 // route returns where a packet from a subnet to an address goes: the most specific route decides (Amazon VPC
@@ -138,9 +161,20 @@ func tableOf(view *state.View, s *ec2.Subnet) *ec2.RouteTable {
 
 // leads returns where a route leads; nowhere if its target cannot carry anything.
 func leads(view *state.View, s *ec2.Subnet, r ec2.Route) target {
-	for g := range view.InternetGatewaysOf(s.Account, s.Region) {
-		if g.ID == r.Gateway && g.VPC == s.VPC {
-			return target{kind: internet}
+	switch {
+	case r.Peering != "":
+		if p, ok := view.Peering(r.Peering); ok && p.Status == ec2.PeeringActive && (p.Requester.VPC == s.VPC || p.Accepter.VPC == s.VPC) {
+			return target{kind: peer, peering: p}
+		}
+	case r.Interface != "":
+		if eni, ok := view.Interface(r.Interface); ok && eni.State == ec2.Active && eni.VPC == s.VPC {
+			return target{kind: middlebox, via: eni}
+		}
+	default:
+		for g := range view.InternetGatewaysOf(s.Account, s.Region) {
+			if g.ID == r.Gateway && g.VPC == s.VPC {
+				return target{kind: internet}
+			}
 		}
 	}
 	return target{}

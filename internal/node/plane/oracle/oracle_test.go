@@ -51,8 +51,8 @@ func judge(view *state.View, p *probe) *fate {
 	}
 	if p.via != nil { // addressed to a neighbour's MAC address, so within the subnet
 		f.to = p.via
-		checkEgress(view, p, f, groupsAt(p.via, p.flow.Dst))
-		checkIngress(view, p, f, p.via, groupsAt(from, p.flow.Src))
+		checkEgress(view, p, f, memberAt(p.via, p.flow.Dst))
+		checkIngress(view, p, f, p.via, memberAt(from, p.flow.Src))
 		return f
 	}
 	to := target{kind: local}
@@ -64,6 +64,13 @@ func judge(view *state.View, p *probe) *fate {
 		return within(view, p, f)
 	case internet:
 		return toInternet(view, p, f)
+	case peer:
+		return toPeer(view, p, f, to.peering)
+	case middlebox:
+		if has(to.via, p.flow.Dst) {
+			return within(view, p, f)
+		}
+		return toMiddlebox(view, p, f, to.via)
 	}
 	checkEgress(view, p, f, nil)
 	checkOut(view, p, f)
@@ -74,7 +81,7 @@ func judge(view *state.View, p *probe) *fate {
 func within(view *state.View, p *probe, f *fate) *fate {
 	s, _ := view.Subnet(p.from.Subnet)
 	owner := find(view, s.VPC, p.flow.Dst)
-	checkEgress(view, p, f, groupsAt(owner, p.flow.Dst))
+	checkEgress(view, p, f, memberAt(owner, p.flow.Dst))
 	if owner == nil {
 		for o := range view.SubnetsIn(s.VPC) {
 			if o.CIDR.Contains(p.flow.Dst) && o.CIDR.Addr().Next() == p.flow.Dst {
@@ -88,7 +95,52 @@ func within(view *state.View, p *probe, f *fate) *fate {
 		checkOut(view, p, f)
 		checkIn(view, p, f, owner)
 	}
-	checkIngress(view, p, f, owner, groupsAt(p.from, p.flow.Src))
+	checkIngress(view, p, f, owner, memberAt(p.from, p.flow.Src))
+	return f
+}
+
+// toMiddlebox decides about a packet that a route leads to an interface, which forwards it if its
+// source/destination check is off (Amazon VPC User Guide, "Routing for a middlebox appliance").
+func toMiddlebox(view *state.View, p *probe, f *fate, via *ec2.Interface) *fate {
+	checkEgress(view, p, f, nil)
+	f.to = via
+	if via.Subnet != p.from.Subnet {
+		checkOut(view, p, f)
+		checkIn(view, p, f, via)
+	}
+	if via.ID == p.from.ID || !via.Unchecked {
+		return f.deny(verdict.NotRouted)
+	}
+	checkIngress(view, p, f, via, memberAt(p.from, p.flow.Src))
+	return f
+}
+
+// toPeer decides about a packet that a route leads to a peering. It must come from an address of the sender's own
+// VPC, and be for an interface of the other (VPC Peering Guide, "VPC peering limitations").
+func toPeer(view *state.View, p *probe, f *fate, by *ec2.VPCPeering) *fate {
+	s, _ := view.Subnet(p.from.Subnet)
+	vpc, _ := view.VPC(s.VPC)
+	other := by.Requester.VPC
+	if other == s.VPC {
+		other = by.Accepter.VPC
+	}
+	owner := find(view, other, p.flow.Dst)
+	far, near := memberAt(owner, p.flow.Dst), memberAt(p.from, p.flow.Src)
+	for _, m := range []*member{far, near} {
+		if m != nil {
+			m.peering = by
+		}
+	}
+	checkEgress(view, p, f, far)
+	checkOut(view, p, f)
+	if !slices.ContainsFunc(vpc.Blocks(), func(b ec2.VPCBlock) bool { return b.CIDR.Contains(p.flow.Src) }) {
+		f.deny(verdict.NotRouted)
+	}
+	if f.to = owner; owner == nil {
+		return f.deny(verdict.NoRoute)
+	}
+	checkIn(view, p, f, owner)
+	checkIngress(view, p, f, owner, near)
 	return f
 }
 
@@ -139,14 +191,14 @@ func toPublic(view *state.View, p *probe, f *fate) *fate {
 	return f
 }
 
-func checkEgress(view *state.View, p *probe, f *fate, members []ec2.GroupID) {
-	if !p.reply && !admits(view, p.from, ec2.Egress, p, p.flow.Dst, members) {
+func checkEgress(view *state.View, p *probe, f *fate, far *member) {
+	if !p.reply && !admits(view, p.from, ec2.Egress, p, p.flow.Dst, far) {
 		f.deny(verdict.NoRule)
 	}
 }
 
-func checkIngress(view *state.View, p *probe, f *fate, to *ec2.Interface, members []ec2.GroupID) {
-	if !p.reply && !admits(view, to, ec2.Ingress, p, f.flow.Src, members) {
+func checkIngress(view *state.View, p *probe, f *fate, to *ec2.Interface, far *member) {
+	if !p.reply && !admits(view, to, ec2.Ingress, p, f.flow.Src, far) {
 		f.deny(verdict.NoRule)
 	}
 }
@@ -214,10 +266,10 @@ func privateOf(eni *ec2.Interface, public netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// groupsAt returns the groups that an address has: those of its interface.
-func groupsAt(eni *ec2.Interface, a netip.Addr) []ec2.GroupID {
+// memberAt returns the member that a private address stands for; nil if it is not the interface's.
+func memberAt(eni *ec2.Interface, a netip.Addr) *member {
 	if eni == nil || !has(eni, a) {
 		return nil
 	}
-	return eni.Groups
+	return &member{Interface: eni}
 }

@@ -3,3 +3,8 @@
 package oracle
 
 const worldsPlayed = 6
+
+const (
+	flatBatches = 200
+	flatRatio   = 1.05
+)

@@ -3,3 +3,8 @@
 package oracle
 
 const worldsPlayed = 1000
+
+const (
+	flatBatches = 3000
+	flatRatio   = 1.0
+)

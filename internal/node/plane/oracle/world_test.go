@@ -123,6 +123,14 @@ func check(t testing.TB, err error) {
 // newWorld makes two nodes and a state with three VPCs, of two accounts.
 func newWorld(t testing.TB, r *rand.Rand) *world {
 	t.Helper()
+	w := emptyWorld(t, r, ec2.Settings{})
+	w.build()
+	return w
+}
+
+// emptyWorld makes two nodes and a state with three accounts, and settings other than the default ones.
+func emptyWorld(t testing.TB, r *rand.Rand, settings ec2.Settings) *world {
+	t.Helper()
 	w := &world{
 		TB: t, r: r, state: state.NewState(), now: time.Unix(1e9, 0), groups: map[ec2.VPCID][]ec2.GroupID{},
 		tables: map[ec2.VPCID][]ec2.RouteTableID{}, done: map[string]int{}, refused: map[string]int{},
@@ -133,6 +141,9 @@ func newWorld(t testing.TB, r *rand.Rand) *world {
 	}
 	w.nodes[0].wire.other, w.nodes[1].wire.other = w.nodes[1].wire, w.nodes[0].wire
 	for _, c := range planetest.Bootstrap() {
+		if b, ok := c.Request.(*state.Bootstrap); ok {
+			b.Settings = settings
+		}
 		w.must(c.Request)
 	}
 	w.must(&state.PutNode{Node: ec2.Node{ID: nodeNames[1], Zone: "us-east-1a", Role: ec2.Voter, Address: "192.0.2.12:7400"}})
@@ -141,7 +152,6 @@ func newWorld(t testing.TB, r *rand.Rand) *world {
 		n, _ := w.view.Node(name)
 		w.nodes[i].wire.number = n.Number
 	}
-	w.build()
 	return w
 }
 
@@ -182,8 +192,9 @@ func (w *world) build() {
 			w.register(s, nodeNames[w.r.IntN(2)])
 		}
 	}
+	private := w.vpcs[w.r.IntN(3)].ID // its gateway can be detached
 	for eni := range w.view.Interfaces() {
-		if w.r.IntN(2) == 0 {
+		if w.r.IntN(2) == 0 && (eni.VPC != private || w.r.IntN(8) == 0) {
 			w.elastic(eni)
 		}
 	}
