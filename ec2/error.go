@@ -45,6 +45,7 @@ var notFound = map[string]struct{ code, text string }{
 	"rtb":      {"InvalidRouteTableID.NotFound", "The routeTable ID '%s' does not exist"},
 	"eipalloc": {"InvalidAllocationID.NotFound", "The allocation ID '%s' does not exist"},
 	"nat":      {"NatGatewayNotFound", "The Nat Gateway %s was not found"},
+	"pl":       {"InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist"},
 	"key":      {"InvalidKeyPair.NotFound", "The key pair ID '%s' does not exist"},
 	"dopt":     {"InvalidDhcpOptionID.NotFound", "The dhcpOption ID '%s' does not exist"},
 	"aclassoc": {"InvalidAssociationID.NotFound", "The association ID '%s' does not exist"},

@@ -75,12 +75,14 @@ type Rule struct {
 }
 
 // Source is the far end that a rule admits: the sender for ingress, the destination for egress.
-// It is either a CIDR block or a group. A group stands for the private addresses that its
+// It is a CIDR block, a group or a prefix list. A group stands for the private addresses that its
 // members have at the time, in the VPC of the rule's own interface or, if it is a group of a peer, in
-// the peer's VPC.
+// the peer's VPC. A prefix list stands for the blocks that it has at the time.
 type Source struct {
-	Prefix netip.Prefix // valid for a CIDR source; masked
-	Group  GroupRef     // non-zero for a group source
+	Prefix     netip.Prefix // valid for a CIDR source; masked
+	Group      GroupRef     // non-zero for a group source
+	PrefixList PrefixListID `json:",omitempty"`
+	Family     uint8        `json:",omitempty"` // of PrefixList: 4 or 6; 0 for other sources
 }
 
 // GroupRef names a group of any account. ID decides which group it is. Name is for display: an
@@ -97,8 +99,13 @@ type GroupRef struct {
 	Void    bool      `json:",omitempty"`
 }
 
-// IsIPv6 reports whether the source is a block of IPv6 addresses.
-func (s Source) IsIPv6() bool { return s.Prefix.IsValid() && s.Prefix.Addr().Is6() }
+// IsIPv6 reports whether the source is a block of IPv6 addresses, or a prefix list of such blocks.
+func (s Source) IsIPv6() bool {
+	return s.Prefix.IsValid() && s.Prefix.Addr().Is6() || s.PrefixList != "" && s.Family == 6
+}
+
+// IsPrefixList reports whether the source is a prefix list.
+func (s Source) IsPrefixList() bool { return s.PrefixList != "" }
 
 // IsGroup reports whether the source is a group.
 func (s Source) IsGroup() bool { return s.Group.ID != "" }

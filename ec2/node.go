@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"strings"
+	"time"
 )
 
 // NodeRole says whether a node is a Raft voter. "" means Voter.
@@ -46,3 +47,13 @@ func (n *Node) Serves(r Region) bool { return strings.HasPrefix(n.Zone, string(r
 
 // Votes reports whether the node is a voter that is not fenced.
 func (n *Node) Votes() bool { return n.Member() && n.Role != NonVoter }
+
+// A JoinToken admits one node to the cluster. The State has only the hash of its secret, so a
+// leaked log or snapshot admits nobody.
+type JoinToken struct {
+	ID         string
+	SecretHash string // hex, SHA-256
+	Role       NodeRole
+	Expires    time.Time
+	UsedBy     NodeID `json:",omitempty"` // "" until a node has joined with it
+}

@@ -100,6 +100,16 @@ type Settings struct {
 	// PeeringRequests is the most requests of an account in a region to peer VPCs that nobody has
 	// answered. Default 25.
 	PeeringRequests int `json:",omitempty"`
+
+	// PrefixListsPerRegion is the most managed prefix lists of an account in a region. Default 100
+	// (Amazon VPC User Guide, "Amazon VPC quotas").
+	PrefixListsPerRegion int `json:",omitempty"`
+	// PrefixListEntries is the most entries of a prefix list. Default 1000 (ibid.).
+	PrefixListEntries int `json:",omitempty"`
+	// PrefixListVersions is the most versions of a prefix list that are kept. Default 1000 (ibid.). The
+	// oldest versions are also lost when the differences of all versions have more entries than five
+	// times PrefixListEntries. All versions of a list take up to 2 MB of memory at every node.
+	PrefixListVersions int `json:",omitempty"`
 }
 
 // DefaultSettings returns the default of each setting.
@@ -140,6 +150,10 @@ func DefaultSettings() Settings {
 
 		PeeringsPerVPC:  50,
 		PeeringRequests: 25,
+
+		PrefixListsPerRegion: 100,
+		PrefixListEntries:    1000,
+		PrefixListVersions:   1000,
 	}
 }
 
@@ -196,5 +210,8 @@ func (s Settings) WithDefaults() Settings {
 	s.DHCPOptionsPerRegion = cmp.Or(s.DHCPOptionsPerRegion, d.DHCPOptionsPerRegion)
 	s.PeeringsPerVPC = cmp.Or(s.PeeringsPerVPC, d.PeeringsPerVPC)
 	s.PeeringRequests = cmp.Or(s.PeeringRequests, d.PeeringRequests)
+	s.PrefixListsPerRegion = cmp.Or(s.PrefixListsPerRegion, d.PrefixListsPerRegion)
+	s.PrefixListEntries = cmp.Or(s.PrefixListEntries, d.PrefixListEntries)
+	s.PrefixListVersions = cmp.Or(s.PrefixListVersions, d.PrefixListVersions)
 	return s
 }

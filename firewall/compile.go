@@ -11,13 +11,15 @@ import (
 
 // Compile builds the Table of a set of groups, and returns an error for each rule that it
 // left out. The function number returns the GroupNumber of the group that a rule of a group
-// names; false if the rule admits nothing to the interfaces of the set. previous is the Table
+// names; false if the rule admits nothing to the interfaces of the set. lists has the numbers of
+// prefix lists. previous is the Table
 // that the new one replaces, or nil. If previous has a rule that the new Table does not
 // have, the new Table's Shrunk is generation.
-func Compile(groups []*ec2.Group, direction ec2.Direction, number func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool), previous *Table, generation uint64) (*Table, []error) {
+func Compile(groups []*ec2.Group, direction ec2.Direction, number func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool), lists map[ec2.PrefixListID]listNumber, previous *Table, generation uint64) (*Table, []error) {
 	c := compilation{
 		table:     &Table{Generation: generation},
 		number:    number,
+		lists:     lists,
 		byGroup:   map[GroupNumber]uint32{},
 		byPrefix:  map[netip.Prefix]uint32{},
 		protocols: map[ec2.Protocol][]span{},
@@ -50,6 +52,7 @@ type compilation struct {
 	number    func(*ec2.Group, ec2.GroupRef) (GroupNumber, bool)
 	byGroup   map[GroupNumber]uint32
 	byPrefix  map[netip.Prefix]uint32
+	lists     map[ec2.PrefixListID]listNumber
 	sources   []listed // by selector; the field rule is not set
 	prefixes  []netip.Prefix
 	protocols map[ec2.Protocol][]span
@@ -57,13 +60,17 @@ type compilation struct {
 }
 
 func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
-	if err := check(r); err != nil {
+	list, listed, err := c.listOf(r)
+	if err == nil {
+		err = check(r)
+	}
+	if err != nil {
 		c.errs = append(c.errs, fmt.Errorf("rule %s of group %s: %w", r.ID, g.ID, err))
 		return
 	}
 	from, to := keys(r)
 	s := span{from: from, to: to, rule: uint32(len(c.table.refs))}
-	ref := Ref{Group: g, Rule: r}
+	ref := Ref{Group: g, Rule: r, list: list, listed: listed}
 	if r.Source.IsGroup() {
 		var ok bool
 		if ref.number, ok = c.number(g, r.Source.Group); !ok {
@@ -71,24 +78,62 @@ func (c *compilation) add(g *ec2.Group, r ec2.Rule) {
 		}
 	}
 	c.table.refs = append(c.table.refs, ref)
-	if !r.Source.IsGroup() && r.Source.Prefix.Bits() == 0 {
+	switch {
+	case r.Source.IsPrefixList() && !listed:
+		return // a list of AWS, which is empty
+	case r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() == 0:
 		s.selector, s.family = world, family(r.Source.Prefix.Addr())
-	} else {
-		s.selector = c.selector(r.Source, ref.number)
+	default:
+		s.selector = c.selector(r.Source, ref)
 	}
 	c.protocols[r.Protocol] = append(c.protocols[r.Protocol], s)
 }
 
-// selector returns the number of a source within this set. group is the number of a group source.
-func (c *compilation) selector(s ec2.Source, group GroupNumber) uint32 {
+// listOf returns the number of the prefix list that is a rule's source, if it is one that has a number.
+// The lists of one Table must have one owner.
+func (c *compilation) listOf(r ec2.Rule) (n listNumber, ok bool, err error) {
+	if !r.Source.IsPrefixList() {
+		return n, false, nil
+	}
+	if n, ok = c.lists[r.Source.PrefixList]; !ok {
+		return n, false, nil
+	}
+	if c.table.UsesLists() && c.table.lists.owner != n.owner {
+		return n, false, fmt.Errorf("prefix list %s is of another owner than the other lists of this set of groups", r.Source.PrefixList)
+	}
+	return n, true, nil
+}
+
+// listSelector returns the number of a prefix list within this set.
+func (c *compilation) listSelector(number listNumber) uint32 {
+	lists := &c.table.lists
+	lists.owner = number.owner
+	for int(number.bit) >= len(lists.selectors) {
+		lists.selectors = append(lists.selectors, noRule)
+	}
+	if n := lists.selectors[number.bit]; n != noRule {
+		return n
+	}
+	next := uint32(len(c.sources))
+	lists.selectors[number.bit] = next
+	c.sources = append(c.sources, listed{kind: sourceList, list: number.bit})
+	return next
+}
+
+// selector returns the number of a source within this set. ref has the number of a group or of a
+// prefix list.
+func (c *compilation) selector(s ec2.Source, ref Ref) uint32 {
 	next := uint32(len(c.sources))
 	if s.IsGroup() {
-		if n, ok := c.byGroup[group]; ok {
+		if n, ok := c.byGroup[ref.number]; ok {
 			return n
 		}
-		c.byGroup[group] = next
-		c.sources = append(c.sources, listed{kind: sourceGroup, group: group})
+		c.byGroup[ref.number] = next
+		c.sources = append(c.sources, listed{kind: sourceGroup, group: ref.number})
 		return next
+	}
+	if s.IsPrefixList() {
+		return c.listSelector(ref.list)
 	}
 	if n, ok := c.byPrefix[s.Prefix]; ok {
 		return n
@@ -152,8 +197,12 @@ func (c *compilation) ports(spans []span) *portMap {
 	slices.SortStableFunc(opening, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	slices.SortStableFunc(closing, func(a, b span) int { return cmp.Compare(a.to, b.to) })
 
-	active := newActiveSet(len(c.sources))
+	active := newActiveSet(c.sources)
 	m := &portMap{segments: make([]segment, len(starts))}
+	if slices.ContainsFunc(spans, func(s span) bool { return s.selector != world && c.sources[s.selector].kind == sourceList }) {
+		m.words = (len(c.table.lists.selectors) + 63) / 64
+		m.lists = make([]uint64, 0, m.words*len(starts))
+	}
 	isDense := false
 	for i, start := range starts {
 		for len(closing) > 0 && closing[0].to < start {
@@ -166,9 +215,13 @@ func (c *compilation) ports(spans []span) *portMap {
 		}
 		active.record(uint16(start))
 		m.segments[i] = active.segment(m, c.sources)
+		if m.lists != nil {
+			m.lists = append(m.lists, active.lists...)
+			m.lists = append(m.lists, make([]uint64, m.words-len(active.lists))...)
+		}
 		isDense = isDense || m.segments[i].count == dense
 	}
-	if isDense {
+	if isDense || m.lists != nil {
 		m.indexSources(active.intervals)
 	}
 	m.setPages(starts)
@@ -200,16 +253,34 @@ func (m *portMap) indexSources(bySelector [][]interval) {
 type activeSet struct {
 	rules [][]uint32 // selector -> active rules, in the order of their first keys
 	bits  []uint64
-	count int // selectors with at least one active rule
+	count int // selectors with at least one active rule, without prefix lists
 	world [2][]uint32
+
+	sources []listed // by selector
+	lists   bitSet   // prefix lists with at least one active rule; bits has no bit for them
 
 	intervals [][]interval // selector -> its intervals up to the current key
 	changed   []uint32     // selectors that gained or lost a rule since the last call of record
 }
 
-func newActiveSet(selectors int) *activeSet {
+func newActiveSet(sources []listed) *activeSet {
+	n := len(sources)
 	return &activeSet{
-		rules: make([][]uint32, selectors), bits: make([]uint64, (selectors+63)/64), intervals: make([][]interval, selectors),
+		sources: sources, rules: make([][]uint32, n), bits: make([]uint64, (n+63)/64), intervals: make([][]interval, n),
+	}
+}
+
+// set notes that a source has active rules, or has none any more.
+func (a *activeSet) set(selector uint32, active bool) {
+	switch s := &a.sources[selector]; {
+	case s.kind == sourceList:
+		a.lists = a.lists.with(s.list, active)
+	case active:
+		a.bits[selector>>6] |= 1 << (selector & 63)
+		a.count++
+	default:
+		a.bits[selector>>6] &^= 1 << (selector & 63)
+		a.count--
 	}
 }
 
@@ -219,8 +290,7 @@ func (a *activeSet) add(s span) {
 		return
 	}
 	if len(a.rules[s.selector]) == 0 {
-		a.bits[s.selector>>6] |= 1 << (s.selector & 63)
-		a.count++
+		a.set(s.selector, true)
 	}
 	a.rules[s.selector] = append(a.rules[s.selector], s.rule)
 	a.changed = append(a.changed, s.selector)
@@ -238,8 +308,7 @@ func (a *activeSet) remove(s span) {
 	a.rules[s.selector] = without(a.rules[s.selector])
 	a.changed = append(a.changed, s.selector)
 	if len(a.rules[s.selector]) == 0 {
-		a.bits[s.selector>>6] &^= 1 << (s.selector & 63)
-		a.count--
+		a.set(s.selector, false)
 	}
 }
 
@@ -331,7 +400,7 @@ func covers(r *ec2.Rule, protocol uint8, key uint16) bool {
 func check(r ec2.Rule) error {
 	inRange := func(limit int) bool { return -1 <= r.From && r.From <= limit && -1 <= r.To && r.To <= limit }
 	switch {
-	case r.Source.IsGroup() == r.Source.Prefix.IsValid():
+	case !hasOneSource(r.Source):
 		return fmt.Errorf("must have exactly one source")
 	case r.Source.Prefix.IsValid() && r.Source.Prefix != r.Source.Prefix.Masked():
 		return fmt.Errorf("source %s has host bits", r.Source.Prefix)
@@ -343,6 +412,16 @@ func check(r ec2.Rule) error {
 		return fmt.Errorf("ICMP type %d, code %d is invalid", r.From, r.To)
 	}
 	return nil
+}
+
+func hasOneSource(s ec2.Source) bool {
+	count := 0
+	for _, given := range []bool{s.IsGroup(), s.Prefix.IsValid(), s.IsPrefixList()} {
+		if given {
+			count++
+		}
+	}
+	return count == 1
 }
 
 // shrunk returns the Shrunk of the Table next, which replaces previous and is compiled by

@@ -18,6 +18,7 @@ type Compiler struct {
 	next     GroupNumber // only increases, so that no number is given to a second group
 	sweepAt  int         // releaseNumbers does nothing while there are fewer numbers
 	sets     map[string]*Set
+	lists    listBook
 	errs     map[string][]error // by the key of the Set that the error is of
 	reported map[string]bool    // texts of the errors that NewErrors has returned
 }
@@ -38,6 +39,9 @@ type Set struct {
 	uses int
 }
 
+// UsesLists reports whether a rule of the Set names a prefix list.
+func (s *Set) UsesLists() bool { return s.Ingress.UsesLists() || s.Egress.UsesLists() }
+
 // SameGroups reports whether two Sets have the same groups.
 func (s *Set) SameGroups(o *Set) bool { return s.key == o.key }
 
@@ -48,7 +52,7 @@ type Groups interface {
 
 // NewCompiler returns a Compiler without Tables.
 func NewCompiler() *Compiler {
-	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sweepAt: minNumbers, sets: map[string]*Set{}, errs: map[string][]error{}}
+	return &Compiler{numbers: map[ec2.GroupID]GroupNumber{}, sweepAt: minNumbers, sets: map[string]*Set{}, lists: newListBook(), errs: map[string][]error{}}
 }
 
 // Number returns the number of a group, and gives it one if it has none. The number stays
@@ -220,11 +224,11 @@ func (c *Compiler) compile(view Groups, old *Set, generation uint64) *Set {
 		}
 	}
 	var in, out []error
-	next.Ingress, in = Compile(groups, ec2.Ingress, c.sources(view, old), old.Ingress, generation)
+	next.Ingress, in = Compile(groups, ec2.Ingress, c.sources(view, old), c.lists.numbers, old.Ingress, generation)
 	if classic(groups) {
 		groups = []*ec2.Group{classicEgress}
 	}
-	next.Egress, out = Compile(groups, ec2.Egress, c.sources(view, old), old.Egress, generation)
+	next.Egress, out = Compile(groups, ec2.Egress, c.sources(view, old), c.lists.numbers, old.Egress, generation)
 	c.sets[old.key] = &next
 	c.errs[old.key] = append(in, out...)
 	return &next

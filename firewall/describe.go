@@ -62,7 +62,11 @@ func (d Decision) String() string {
 // String describes the decision and its reasons in at most 17 lines.
 func (e Explanation) String() string {
 	if e.By != nil {
-		return fmt.Sprintf("%v\n%v\n", e.Decision, e.By)
+		text := fmt.Sprintf("%v\n%v", e.Decision, e.By)
+		if e.Entry.IsValid() {
+			text += fmt.Sprintf(", entry %s", e.Entry)
+		}
+		return text + "\n"
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v by %d rules\n", e.Decision, len(e.Refusals))
@@ -88,8 +92,11 @@ func rangeText(r *ec2.Rule) string {
 }
 
 func sourceText(s ec2.Source) string {
-	if s.IsGroup() {
+	switch {
+	case s.IsGroup():
 		return string(s.Group.ID)
+	case s.IsPrefixList():
+		return string(s.PrefixList)
 	}
 	return s.Prefix.String()
 }

@@ -15,6 +15,8 @@ type Explanation struct {
 	Decision
 	// By is the rule that admits the packet; nil if none does.
 	By *Ref
+	// Entry is the entry that contains the packet's source, if By names a prefix list.
+	Entry netip.Prefix
 	// Refusals holds each rule and why it does not admit the packet, the rules with the
 	// fewest reasons first. It is empty if a rule admits the packet.
 	Refusals []Refusal
@@ -69,6 +71,9 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 		if e.Allowed {
 			if ref.Rule.Serial == e.Rule && covers(&ref.Rule, protocol, key) {
 				e.By = ref
+				if ref.listed {
+					e.Entry, _ = src.Lists.entry(ref.list, src.Addr)
+				}
 				return e
 			}
 			continue
@@ -83,10 +88,14 @@ func (t *Table) Explain(protocol uint8, key uint16, src Source) Explanation {
 	return e
 }
 
-// names reports whether the rule's source is a group or CIDR that src belongs to.
+// names reports whether the rule's source is a group, CIDR or prefix list that src belongs to.
 func (r *Ref) names(src Source) bool {
-	if r.Rule.Source.IsGroup() {
+	switch {
+	case r.Rule.Source.IsGroup():
 		return slices.Contains(src.Groups, r.number)
+	case r.Rule.Source.IsPrefixList():
+		_, ok := src.Lists.entry(r.list, src.Addr)
+		return ok && r.listed
 	}
 	return r.Rule.Source.Prefix.Contains(src.Addr)
 }

@@ -115,7 +115,7 @@ func TestOpenRangesListsAndMergesPortsOfRules(t *testing.T) {
 	} {
 		var got []firewall.PortRange
 		sources := map[uint32]bool{}
-		for _, r := range tt.table.OpenRanges(tt.protocol, tt.anySource) {
+		for _, r := range tt.table.OpenRanges(tt.protocol, tt.anySource, nil) {
 			got = append(got, r.PortRange)
 			sources[r.Source] = true
 		}

@@ -42,6 +42,8 @@ type Source struct {
 	// addresses; otherwise nil.
 	Groups []GroupNumber
 	Addr   netip.Addr
+	// Lists are the prefix lists in force. Without them no rule that names a list admits the packet.
+	Lists *Lists
 }
 
 // A Decision is the result of judging a packet by a Table. The zero Decision denies.
@@ -60,12 +62,13 @@ type Table struct {
 	Generation uint64
 	Shrunk     uint64
 
-	// A selector numbers the distinct sources of the rules: groups and CIDRs.
+	// A selector numbers the distinct sources of the rules: groups, CIDRs and prefix lists.
 	protocols [256]*portMap
 	icmpv6    *portMap // of protocol 58, for IPv6 addresses
 	groups    selectorIndex
 	cidrs     bart.Table[[]uint32] // prefix -> its own selector, and those of all prefixes that contain it
-	refs      []Ref                // all rules; a rule's index is its number in this Table
+	lists     tableLists
+	refs      []Ref // all rules; a rule's index is its number in this Table
 }
 
 // A Ref names a rule and the group that holds it.
@@ -74,6 +77,14 @@ type Ref struct {
 	Rule  ec2.Rule
 
 	number GroupNumber // of the rule's source, if that is a group
+	list   listNumber  // of the rule's source, if that is a prefix list that exists
+	listed bool        // list is set
+}
+
+// tableLists are the prefix lists that the rules of a Table name, which all have the same owner.
+type tableLists struct {
+	owner     uint32
+	selectors []uint32 // by listNumber.bit; noRule: the Table does not name the list
 }
 
 // Match decides whether a packet of a protocol and key (see packet.Packet.RuleKey) from src
@@ -87,9 +98,15 @@ func (t *Table) Match(protocol uint8, key uint16, src Source) Decision {
 	if ports == nil {
 		return Decision{}
 	}
-	s := ports.at(key)
+	at := ports.at(key)
+	s := &ports.segments[at]
 	if rule := s.world[family(src.Addr)]; rule != noRule {
 		return Decision{Allowed: true, World: true, Rule: t.refs[rule].Rule.Serial}
+	}
+	if ports.lists != nil {
+		if d := t.matchLists(ports, at, key, src); d.Allowed {
+			return d
+		}
 	}
 	if s.count == dense {
 		return t.matchDense(ports, key, src)
@@ -133,6 +150,25 @@ func (t *Table) matchDense(ports *portMap, key uint16, src Source) Decision {
 	return Decision{}
 }
 
+// matchLists decides about a packet by the rules that name prefix lists. A list with 0.0.0.0/0 is not
+// the world, so the connections that it admits are tracked.
+func (t *Table) matchLists(ports *portMap, segment uint16, key uint16, src Source) Decision {
+	failpoint.Reach()
+	wanted := ports.listsOf(segment)
+	if wanted == nil {
+		return Decision{}
+	}
+	bit, ok := src.Lists.find(t.lists.owner, wanted, src.Addr)
+	if !ok {
+		return Decision{}
+	}
+	rule := ports.ruleOf(t.lists.selectors[bit], key)
+	return Decision{Allowed: true, Rule: t.refs[rule].Rule.Serial}
+}
+
+// UsesLists reports whether a rule of the Table names a prefix list.
+func (t *Table) UsesLists() bool { return t != nil && len(t.lists.selectors) > 0 }
+
 // Open reports whether a single rule admits every port of a protocol from every address of
 // addr's family, as in the egress of EC2-Classic. Only then may connections be untracked.
 func (t *Table) Open(protocol uint8, addr netip.Addr) bool {
@@ -149,19 +185,20 @@ type PortRange struct{ From, To uint16 }
 // An OpenRange is a range of ports that rules open to one source.
 type OpenRange struct {
 	PortRange
-	// Source tells sources apart: 0 is the whole world, other numbers are hashes of a CIDR block
-	// or of a group id.
+	// Source tells sources apart: 0 is the whole world, other numbers are hashes of a CIDR block, of a
+	// group id, or of the id of a prefix list with the version that last lost an entry. So a port that
+	// a list opens is lost when the list loses an entry.
 	Source uint32
 }
 
 // OpenRanges returns the ports of a protocol that t opens to IPv4 packets, in order and merged for each
 // source: those that a rule opens to the whole world or, with anySource, those that any rule opens to
 // any source.
-func (t *Table) OpenRanges(protocol uint8, anySource bool) []OpenRange {
+func (t *Table) OpenRanges(protocol uint8, anySource bool, lists *Lists) []OpenRange {
 	var open []OpenRange
 	for _, ref := range t.Rules() {
 		r := ref.Rule
-		source := sourceHash(r.Source)
+		source := sourceHash(r.Source, lists.shrunk(ref.list))
 		if onlyIPv6(&r) {
 			continue
 		}
@@ -185,12 +222,15 @@ func (t *Table) OpenRanges(protocol uint8, anySource bool) []OpenRange {
 }
 
 // sourceHash returns the Source of an OpenRange. It is the same in every process.
-func sourceHash(s ec2.Source) uint32 {
-	if !s.IsGroup() && s.Prefix.Bits() == 0 {
+func sourceHash(s ec2.Source, version int) uint32 {
+	if s.Prefix.IsValid() && s.Prefix.Bits() == 0 {
 		return 0
 	}
 	h := fnv.New32a()
 	_, _ = fmt.Fprint(h, s.Prefix, s.Group.ID) // never fails
+	if s.IsPrefixList() {
+		_, _ = fmt.Fprint(h, s.PrefixList, version)
+	}
 	return h.Sum32() | 1
 }
 

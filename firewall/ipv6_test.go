@@ -72,7 +72,7 @@ func compareIPv4(t *testing.T, what string, r *rand.Rand, want, got *firewall.Se
 	}
 	for _, protocol := range []uint8{6, 17} {
 		for _, any := range []bool{false, true} {
-			if a, b := want.Ingress.OpenRanges(protocol, any), got.Ingress.OpenRanges(protocol, any); !slices.Equal(a, b) {
+			if a, b := want.Ingress.OpenRanges(protocol, any, nil), got.Ingress.OpenRanges(protocol, any, nil); !slices.Equal(a, b) {
 				t.Fatalf("%s: open ports of protocol %d: %v, want %v", what, protocol, b, a)
 			}
 		}

@@ -37,6 +37,8 @@ type portMap struct {
 	listed   []listed // the sources of the segments that list them
 	bySource []uint32 // selector -> noRule, or allPorts and a rule, or an index into indexes; nil without dense segments
 	indexes  []ruleIndex
+	lists    []uint64 // for each segment, words words with a bit for each prefix list that has a rule; nil without such rules
+	words    int
 	open     [2]bool // one rule admits every port from the whole world: IPv4, IPv6
 }
 
@@ -46,6 +48,7 @@ type listed struct {
 	net, mask uint32       // of an IPv4 prefix
 	group     GroupNumber  // of a group
 	prefix    netip.Prefix // of an IPv6 prefix
+	list      uint32       // bit of a prefix list
 	rule      uint32
 }
 
@@ -55,6 +58,7 @@ const (
 	sourceGroup sourceKind = iota
 	sourceIPv4
 	sourceIPv6
+	sourceList // is in portMap.lists and never listed
 )
 
 func (l *listed) contains(src *Source, ip4 uint32) bool {
@@ -83,8 +87,18 @@ func word(a netip.Addr) uint32 {
 	return binary.BigEndian.Uint32(b[:])
 }
 
-func (m *portMap) at(key uint16) *segment {
-	return &m.segments[m.pages[m.page[key>>8]][key&0xff]]
+// at returns the index of a port's segment.
+func (m *portMap) at(key uint16) uint16 { return m.pages[m.page[key>>8]][key&0xff] }
+
+// listsOf returns the prefix lists that have a rule in a segment, or nil.
+func (m *portMap) listsOf(segment uint16) bitSet {
+	first := int(segment) * m.words
+	for _, word := range m.lists[first : first+m.words] {
+		if word != 0 {
+			return m.lists[first : first+m.words]
+		}
+	}
+	return nil
 }
 
 // sources returns the sources that s lists. s must not be dense.

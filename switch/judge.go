@@ -14,6 +14,7 @@ import (
 func (f *frame) judge(a *Attachment, d conntrack.Direction, peer firewall.Source) verdict.Verdict {
 	failpoint.Reach()
 	p := &f.pkt
+	peer.Lists = f.snapshot.lists
 	if f.sw.stateless {
 		return f.judgeNew(a, d, peer, conntrack.Answer{Status: conntrack.Checked}) // so that no connection is created
 	}
@@ -59,9 +60,20 @@ func (f *frame) observe(a *Attachment, d conntrack.Direction) conntrack.Answer {
 	failpoint.Reach()
 	a.Zone.Identify(&f.tuple, &f.pkt)
 	if f.trace != nil {
-		return a.Zone.Peek(&f.pkt, &f.tuple, d, f.now, a.revision)
+		return a.Zone.Peek(&f.pkt, &f.tuple, d, f.now, f.revision(a))
 	}
-	return a.Zone.Observe(&f.pkt, &f.tuple, d, f.now, a.revision)
+	return a.Zone.Observe(&f.pkt, &f.tuple, d, f.now, f.revision(a))
+}
+
+// revision returns the revision of the rules of an interface. If they name prefix lists, it is not older
+// than the last change of any list.
+func (f *frame) revision(a *Attachment) conntrack.Revision {
+	failpoint.Reach()
+	r := a.revision
+	if lists := f.snapshot.lists; a.listed && lists != nil {
+		r.Generation, r.Shrunk = max(r.Generation, lists.Generation), max(r.Shrunk, lists.Shrunk)
+	}
+	return r
 }
 
 // judgeNew checks the rules for a packet of no known connection. If the rules admit it from all
@@ -92,7 +104,7 @@ func (f *frame) judgeNew(a *Attachment, d conntrack.Direction, peer firewall.Sou
 	if f.trace != nil {
 		return verdict.Forward
 	}
-	admission := conntrack.Admission{Direction: d, Rule: decision.Rule, Revision: a.revision}
+	admission := conntrack.Admission{Direction: d, Rule: decision.Rule, Revision: f.revision(a)}
 	switch {
 	case f.answersUntracked(a, d, peer, &admission):
 	case p.Flow.Protocol == packet.ProtocolTCP && !p.IsFirstSYN():
@@ -182,7 +194,7 @@ func (f *frame) judgeAgain(a *Attachment, d conntrack.Direction, answer conntrac
 		if !decision.Allowed {
 			return a.Zone.Refuse()
 		}
-	} else if v := a.Zone.Rejudge(p, &f.tuple, d, f.now, a.revision, decision.Allowed, decision.Rule); v != verdict.Forward {
+	} else if v := a.Zone.Rejudge(p, &f.tuple, d, f.now, f.revision(a), decision.Allowed, decision.Rule); v != verdict.Forward {
 		return v
 	}
 	if answer.Reply && answer.Untracked {
@@ -218,7 +230,7 @@ func (f *frame) judgeError(a *Attachment, d conntrack.Direction, peer firewall.S
 	if a.Zone.QuotesCut(p, d, f.now) {
 		return verdict.NoConnection
 	}
-	if a.Zone.Related(p, d, f.now, a.revision) || f.aboutUntracked(a, d, peer) {
+	if a.Zone.Related(p, d, f.now, f.revision(a)) || f.aboutUntracked(a, d, peer) {
 		return verdict.Forward
 	}
 	if f.in.kind == UplinkPort && f.snapshot.inPublicPool(p.Flow.Src) {

@@ -29,6 +29,7 @@ type Snapshot struct {
 	attached    []*Attachment // by port index
 	uplink      *Uplink
 	tunnel      *Tunnel
+	lists       *firewall.Lists
 }
 
 // A Network is one address space. With a Gateway it is flat, a single link; without, it is divided
@@ -70,9 +71,10 @@ type Attachment struct {
 	// MTU is that of the port's device, in bytes of an IP packet. Default: the Network's MTU.
 	MTU int
 
-	subnet   *Subnet // the Subnet of Endpoint.Address
-	mtu      int     // MTU, or the Network's; bytes of the largest IP packet that leaves by the port
-	revision conntrack.Revision
+	subnet   *Subnet            // the Subnet of Endpoint.Address
+	mtu      int                // MTU, or the Network's; bytes of the largest IP packet that leaves by the port
+	revision conntrack.Revision // of the rules without the prefix lists that they name; see frame.revision
+	listed   bool               // Rules name prefix lists
 	// regrouped is the generation at which the interface got its current groups.
 	regrouped uint64
 }
@@ -89,6 +91,9 @@ func (s *Snapshot) Network(v VNI) (*Network, bool) { n, ok := s.networks[v]; ret
 
 // Attachment returns the attachment of a port, or nil.
 func (s *Snapshot) Attachment(p *Port) *Attachment { return s.attachment(p) }
+
+// Lists returns the prefix lists that rules name.
+func (s *Snapshot) Lists() *firewall.Lists { return s.lists }
 
 func (s *Snapshot) inPublicPool(a netip.Addr) bool {
 	return slices.ContainsFunc(s.publicPools, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -133,7 +138,7 @@ func (e *Edit) Network(n Network) {
 			a.subnet = n.SubnetOf(a.Endpoint.Address)
 			a.mtu = max(minMTU, cmp.Or(a.MTU, n.MTU))
 			a.setRevision()
-			a.Zone.SetOpen(openPorts(a.Rules, n.Strict), e.now)
+			a.Zone.SetOpen(openPorts(a.Rules, n.Strict, e.next.lists), e.now)
 		}
 	}
 }
@@ -153,6 +158,10 @@ func (e *Edit) replace(n *Network) {
 		}
 	}
 }
+
+// Lists sets the prefix lists that rules name. Ports of strict networks must be attached again after a
+// list has lost an entry.
+func (e *Edit) Lists(lists *firewall.Lists) { e.next.lists = lists }
 
 // PublicPools sets the ranges of the cluster's public addresses, leased or not.
 func (e *Edit) PublicPools(pools []netip.Prefix) { e.next.publicPools = slices.Clone(pools) }
@@ -177,11 +186,12 @@ func (e *Edit) Attach(p *Port, v VNI, a Attachment) {
 	}
 	a.setRevision()
 	e.next.attached[p.index] = &a
-	a.Zone.SetOpen(openPorts(a.Rules, a.Network.Strict), e.now)
+	a.Zone.SetOpen(openPorts(a.Rules, a.Network.Strict, e.next.lists), e.now)
 }
 
 // setRevision sets the revision of the Attachment's rules in its Network.
 func (a *Attachment) setRevision() {
+	a.listed = a.Rules.UsesLists()
 	a.revision = conntrack.Revision{
 		Generation: max(a.Rules.Ingress.Generation, a.Rules.Egress.Generation, a.regrouped, a.Network.Reset),
 		Shrunk:     max(a.Rules.Ingress.Shrunk, a.Rules.Egress.Shrunk, a.regrouped),

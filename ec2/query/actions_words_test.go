@@ -16,7 +16,7 @@ var descriptions = map[string]description{
 	"AttachInternetGateway":                      {"Attaches an internet gateway to a VPC.", ""},
 	"AttachNetworkInterface":                     {"Attaches an interface to an instance, running or stopped.", "The interface and the instance must be in the same VPC."},
 	"AuthorizeSecurityGroupEgress":               {"Adds egress rules to a group of a VPC, all or none.", "As AuthorizeSecurityGroupIngress."},
-	"AuthorizeSecurityGroupIngress":              {"Adds ingress rules to a group, all or none.", "IPv6 ranges and icmpv6 are kept and shown, and admit nothing, because IPv6 is not carried; prefix lists are NotFound."},
+	"AuthorizeSecurityGroupIngress":              {"Adds ingress rules to a group, all or none.", "IPv6 ranges and icmpv6 are kept and shown, and admit nothing, because IPv6 is not carried."},
 	"CreateDefaultSubnet":                        {"Creates the default subnet of a zone after it was deleted.", ""},
 	"CreateDefaultVpc":                           {"Creates the default VPC after it was deleted.", "Not for accounts of EC2-Classic."},
 	"CreateInternetGateway":                      {"Creates an internet gateway.", ""},

@@ -93,7 +93,7 @@ func (d *dialog) say(t *testing.T, account, request string) string {
 	return d.named(text)
 }
 
-var anyID = regexp.MustCompile(`\b(acl|pcx|aclassoc|dopt|eipalloc|eipassoc|eni-attach|eni|igw|i|lt|pg|r|rtb|rtbassoc|sg|sgr|subnet|vol|vpc|vpc-cidr-assoc)-(0[0-9a-f]{16}|[0-9a-f]{8})\b`)
+var anyID = regexp.MustCompile(`\b(acl|pcx|aclassoc|dopt|eipalloc|eipassoc|eni-attach|eni|igw|i|lt|pg|pl|r|rtb|rtbassoc|sg|sgr|subnet|vol|vpc|vpc-cidr-assoc)-(0[0-9a-f]{16}|[0-9a-f]{8})\b`)
 
 var anyTime = regexp.MustCompile(`\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\b`)
 

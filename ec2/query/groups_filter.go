@@ -42,7 +42,7 @@ var ruleFilters = map[string]func(*ec2.Rule) []string{
 	"group-name":     func(r *ec2.Rule) []string { return nonEmpty(r.Source.Group.Name) },
 	"user-id":        func(r *ec2.Rule) []string { return nonEmpty(r.Source.Group.Account) },
 	"ipv6-cidr":      func(r *ec2.Rule) []string { return nonEmpty(cidr6Of(r)) },
-	"prefix-list-id": never[*ec2.Rule],
+	"prefix-list-id": func(r *ec2.Rule) []string { return nonEmpty(r.Source.PrefixList) },
 }
 
 func portValue(r *ec2.Rule, port int) []string {

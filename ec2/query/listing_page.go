@@ -19,6 +19,11 @@ type paged struct {
 // the next page. A token holds the last id of the previous page, so items that are added or
 // deleted meanwhile do not shift the others.
 func page[T any](items []T, id func(T) string, p paged) (part []T, next string, err error) {
+	return pageWithin(items, id, p, 5, 1000)
+}
+
+// pageWithin is page for an action whose MaxResults is between least and most.
+func pageWithin[T any](items []T, id func(T) string, p paged, least, most int) (part []T, next string, err error) {
 	after, err := p.after(func(string) bool { return true })
 	if err != nil {
 		return nil, "", err
@@ -26,7 +31,7 @@ func page[T any](items []T, id func(T) string, p paged) (part []T, next string, 
 	for after != "" && len(items) > 0 && id(items[0]) <= after {
 		items = items[1:]
 	}
-	limit, err := p.limit()
+	limit, err := p.limitWithin(least, most)
 	if err != nil || len(items) <= limit {
 		return items, "", err
 	}
@@ -70,12 +75,14 @@ func (p paged) after(isKey func(string) bool) (string, error) {
 func tokenAfter(key string) string { return base64.URLEncoding.EncodeToString([]byte(key)) }
 
 // limit returns the greatest number of items of a page.
-func (p paged) limit() (int, error) {
+func (p paged) limit() (int, error) { return p.limitWithin(5, 1000) }
+
+func (p paged) limitWithin(least, most int) (int, error) {
 	if p.MaxResults == nil {
 		return math.MaxInt, nil
 	}
-	if *p.MaxResults < 5 || *p.MaxResults > 1000 {
-		return 0, ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", *p.MaxResults)
+	if *p.MaxResults < least || *p.MaxResults > most {
+		return 0, ec2.Errorf("InvalidParameterValue", "Value ( %d ) for parameter maxResults is invalid. Expecting a value between %d and %d.", *p.MaxResults, least, most)
 	}
 	return *p.MaxResults, nil
 }

@@ -144,7 +144,7 @@ func (c *call) revoke(r *revokeRequest, direction ec2.Direction) (*revokeAnswer,
 	answer := &revokeAnswer{returned: done}
 	var unknown []ec2.Rule
 	for _, s := range result.Unknown {
-		unknown = append(unknown, ec2.Rule{Protocol: s.Protocol, From: s.From, To: s.To, Source: ec2.Source{Prefix: s.Prefix, Group: s.Group}})
+		unknown = append(unknown, ec2.Rule{Protocol: s.Protocol, From: s.From, To: s.To, Source: ec2.Source{Prefix: s.Prefix, Group: s.Group, PrefixList: s.PrefixList}})
 	}
 	answer.Unknown = permissionsOf(unknown, ec2.Ingress)
 	for i := range result.Rules {
@@ -156,16 +156,17 @@ func (c *call) revoke(r *revokeRequest, direction ec2.Direction) (*revokeAnswer,
 // A revokedItem is a rule in the answer of Revoke. Unlike a ruleItem, it shows only the id
 // of a referenced group.
 type revokedItem struct {
-	ID          ec2.RuleID  `wire:"securityGroupRuleId"`
-	Group       ec2.GroupID `wire:"groupId"`
-	IsEgress    bool        `wire:"isEgress"`
-	Protocol    string      `wire:"ipProtocol"`
-	From        int         `wire:"fromPort"`
-	To          int         `wire:"toPort"`
-	CIDR        string      `wire:"cidrIpv4"`
-	CIDR6       string      `wire:"cidrIpv6"`
-	Referenced  ec2.GroupID `wire:"referencedGroupId"`
-	Description string      `wire:"description"`
+	ID          ec2.RuleID       `wire:"securityGroupRuleId"`
+	Group       ec2.GroupID      `wire:"groupId"`
+	IsEgress    bool             `wire:"isEgress"`
+	Protocol    string           `wire:"ipProtocol"`
+	From        int              `wire:"fromPort"`
+	To          int              `wire:"toPort"`
+	CIDR        string           `wire:"cidrIpv4"`
+	CIDR6       string           `wire:"cidrIpv6"`
+	PrefixList  ec2.PrefixListID `wire:"prefixListId"`
+	Referenced  ec2.GroupID      `wire:"referencedGroupId"`
+	Description string           `wire:"description"`
 }
 
 func newRevokedItem(g *ec2.Group, r *ec2.Rule) revokedItem {
@@ -178,6 +179,7 @@ func newRevokedItem(g *ec2.Group, r *ec2.Rule) revokedItem {
 		To:          r.To,
 		CIDR:        cidrOf(r),
 		CIDR6:       cidr6Of(r),
+		PrefixList:  r.Source.PrefixList,
 		Referenced:  r.Source.Group.ID,
 		Description: r.Description,
 	}
@@ -185,7 +187,7 @@ func newRevokedItem(g *ec2.Group, r *ec2.Rule) revokedItem {
 
 // cidrOf returns the IPv4 block of a rule, "" if its source is another one.
 func cidrOf(r *ec2.Rule) string {
-	if r.Source.IsGroup() || r.Source.IsIPv6() {
+	if !r.Source.Prefix.IsValid() || r.Source.IsIPv6() {
 		return ""
 	}
 	return r.Source.Prefix.String()
@@ -193,7 +195,7 @@ func cidrOf(r *ec2.Rule) string {
 
 // cidr6Of returns the IPv6 block of a rule, "" if its source is another one.
 func cidr6Of(r *ec2.Rule) string {
-	if !r.Source.IsIPv6() {
+	if !r.Source.Prefix.IsValid() || !r.Source.IsIPv6() {
 		return ""
 	}
 	return r.Source.Prefix.String()

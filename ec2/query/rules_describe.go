@@ -21,6 +21,7 @@ type ruleItem struct {
 	To          int              `wire:"toPort"`
 	CIDR        string           `wire:"cidrIpv4"`
 	CIDR6       string           `wire:"cidrIpv6"`
+	PrefixList  ec2.PrefixListID `wire:"prefixListId"`
 	Referenced  *referencedGroup `wire:"referencedGroupInfo"`
 	Description string           `wire:"description"`
 	Tags        []tag            `wire:"tagSet"`
@@ -47,6 +48,7 @@ func newRuleItem(g *ec2.Group, r *ec2.Rule) ruleItem {
 		To:          r.To,
 		CIDR:        cidrOf(r),
 		CIDR6:       cidr6Of(r),
+		PrefixList:  r.Source.PrefixList,
 		Description: r.Description,
 		ARN:         arn(g.Region, g.Account, "security-group-rule", string(r.ID)),
 	}

@@ -19,14 +19,14 @@ type ruleUpdateParam struct {
 
 // A ruleParam is a rule with exactly one source.
 type ruleParam struct {
-	Protocol    string      `wire:"IpProtocol"`
-	From        *int        `wire:"FromPort"`
-	To          *int        `wire:"ToPort"`
-	CIDR        string      `wire:"CidrIpv4"`
-	CIDR6       string      `wire:"CidrIpv6"`
-	PrefixList  string      `wire:"PrefixListId"`
-	Group       ec2.GroupID `wire:"ReferencedGroupId"`
-	Description string      `wire:"Description"`
+	Protocol    string           `wire:"IpProtocol"`
+	From        *int             `wire:"FromPort"`
+	To          *int             `wire:"ToPort"`
+	CIDR        string           `wire:"CidrIpv4"`
+	CIDR6       string           `wire:"CidrIpv6"`
+	PrefixList  ec2.PrefixListID `wire:"PrefixListId"`
+	Group       ec2.GroupID      `wire:"ReferencedGroupId"`
+	Description string           `wire:"Description"`
 }
 
 // modifyRules checks in AWS's order: the group, the ids of the rules, then each rule.
@@ -62,7 +62,7 @@ func modifyRules(c *call, r *modifyRulesRequest) (*returned, error) {
 
 func (p *ruleParam) spec() (state.RuleSpec, error) {
 	given := 0
-	for _, source := range []string{p.CIDR, p.CIDR6, p.PrefixList, string(p.Group)} {
+	for _, source := range []string{p.CIDR, p.CIDR6, string(p.PrefixList), string(p.Group)} {
 		if source != "" {
 			given++
 		}
@@ -86,7 +86,7 @@ func (p *ruleParam) spec() (state.RuleSpec, error) {
 	case p.CIDR6 != "":
 		spec.Prefix, err = ec2.ParseCIDR6(p.CIDR6)
 	case p.PrefixList != "":
-		err = noPrefixList(p.PrefixList)
+		spec.PrefixList = p.PrefixList
 	default:
 		spec.Group.ID = p.Group
 	}

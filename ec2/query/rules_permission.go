@@ -2,7 +2,6 @@ package query
 
 import (
 	"palisade/ec2"
-	"palisade/ec2/query/wire"
 	"palisade/ec2/state"
 )
 
@@ -38,8 +37,8 @@ type range6Param struct {
 }
 
 type prefixListParam struct {
-	ID          string `wire:"PrefixListId"`
-	Description string `wire:"Description"`
+	ID          ec2.PrefixListID `wire:"PrefixListId"`
+	Description string           `wire:"Description"`
 }
 
 // oneRule has the parameters of a single permission, which the API's first versions had
@@ -143,8 +142,11 @@ func (p *permissionParam) sources(c *call, g *ec2.Group) ([]state.RuleSpec, erro
 		}
 		specs = append(specs, state.RuleSpec{Prefix: prefix, Description: x.Description})
 	}
-	if len(p.PrefixLists) > 0 {
-		return nil, noPrefixList(p.PrefixLists[0].ID)
+	for _, x := range p.PrefixLists {
+		if x.ID == "" {
+			return nil, ec2.Missing("PrefixListId")
+		}
+		specs = append(specs, state.RuleSpec{PrefixList: x.ID, Description: x.Description})
 	}
 	for _, x := range p.Groups {
 		spec, err := x.spec(c, g)
@@ -172,11 +174,6 @@ func (x groupParam) spec(c *call, g *ec2.Group) (state.RuleSpec, error) {
 		x.Name = "" // Apply finds the group by its id, or returns the error
 	}
 	return state.RuleSpec{Group: ec2.GroupRef{Account: x.Account, ID: x.ID, Name: x.Name, VPC: x.VPC, Peering: x.Peering}, Description: x.Description}, nil
-}
-
-// noPrefixList is the error for every prefix list, because there are none here.
-func noPrefixList(id string) error {
-	return ec2.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", wire.Quote(id))
 }
 
 // protocols returns a rule for each protocol and port range, without sources. In
@@ -271,8 +268,8 @@ type cidr6Item struct {
 }
 
 type prefixListItem struct {
-	ID          string `wire:"prefixListId"`
-	Description string `wire:"description"`
+	ID          ec2.PrefixListID `wire:"prefixListId"`
+	Description string           `wire:"description"`
 }
 
 // permissionsOf returns the permissions of the rules in one direction, in order of the
@@ -306,6 +303,8 @@ func permissionsOf(rules []ec2.Rule, direction ec2.Direction) []permission {
 
 func (p *permission) add(r *ec2.Rule) {
 	switch {
+	case r.Source.IsPrefixList():
+		p.PrefixLists = append(p.PrefixLists, prefixListItem{r.Source.PrefixList, r.Description})
 	case !r.Source.Prefix.IsValid():
 		g := r.Source.Group
 		p.Groups = append(p.Groups, groupPair{g.Account, g.ID, g.Name, r.Description, g.VPC, g.Peering, peeringStatusIn(g)})

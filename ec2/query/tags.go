@@ -79,6 +79,7 @@ var resourceTypes = map[string]string{
 	"lt":       "launch-template",
 	"pcx":      "vpc-peering-connection",
 	"pg":       "placement-group",
+	"pl":       "prefix-list",
 	"rtb":      "route-table",
 	"sg":       "security-group",
 	"sgr":      "security-group-rule",

@@ -50,6 +50,7 @@ var callers = map[string]caller{
 	"DeleteLaunchTemplate": byUser, "DeleteLaunchTemplateVersions": byUser,
 	"CreatePlacementGroup": byUser, "DeletePlacementGroup": byUser,
 	"CreateDHCPOptions": byUser, "DeleteDHCPOptions": byUser, "AssociateDHCPOptions": byUser,
+	"CreatePrefixList": byUser, "ModifyPrefixList": byUser, "RestorePrefixList": byUser, "DeletePrefixList": byUser,
 	"MonitorInstances": byUser, "ModifyInstanceOptions": byUser,
 	"AllocateAddress": byUser, "ReleaseAddress": byUser, "AssociateAddress": byUser, "DisassociateAddress": byUser,
 }

@@ -25,6 +25,7 @@ type Changes struct {
 	Gateways    []Change[ec2.InternetGateway]
 	NATs        []Change[ec2.NATGateway]
 	ACLs        []Change[ec2.NetworkACL]
+	PrefixLists []Change[ec2.PrefixList]
 	Peerings    []Change[ec2.VPCPeering]
 }
 
@@ -38,6 +39,7 @@ func (c *Changes) lists() []rowMerge {
 		newMerge(&c.Nodes, tableNode, func(n *ec2.Node) string { return string(n.ID) }),
 		newMerge(&c.Subnets, tableSubnet, func(s *ec2.Subnet) string { return string(s.ID) }),
 		newMerge(&c.RouteTables, tableRoutes, func(t *ec2.RouteTable) string { return string(t.ID) }),
+		newMerge(&c.PrefixLists, tablePrefixList, func(l *ec2.PrefixList) string { return string(l.ID) }),
 		newMerge(&c.ACLs, tableACL, func(a *ec2.NetworkACL) string { return a.ID }),
 		newMerge(&c.Peerings, tablePeering, func(p *ec2.VPCPeering) string { return string(p.ID) }),
 		newMerge(&c.NATs, tableNAT, func(g *ec2.NATGateway) string { return string(g.ID) }),

@@ -57,6 +57,7 @@ type Result struct {
 	Versions        []int // of Template
 	Placement       *ec2.PlacementGroup
 	DHCP            *ec2.DHCPOptions
+	PrefixList      *ec2.PrefixList
 	Volume          Change[ec2.Volume]
 	Peering         *ec2.VPCPeering
 }
@@ -68,7 +69,7 @@ type Change[T any] struct {
 
 // requests has the type of every request that a log may contain, by name. A name never gets another
 // meaning. Each list is in the file of its requests, except classicRequests.
-var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, peeringRequests, groupRequests, interfaceRequests, tagRequests, volumeRequests, accountRequests, operatorRequests, regionRequests, rotationRequests, launchRequests, natRequests)...)
+var requests = typesByName(slices.Concat(classicRequests, vpcRequests, aclRequests, peeringRequests, prefixListRequests, groupRequests, interfaceRequests, tagRequests, volumeRequests, accountRequests, operatorRequests, regionRequests, rotationRequests, launchRequests, natRequests)...)
 
 // classicRequests are the requests of EC2-Classic, nodes and the cluster.
 var classicRequests = []Request{

@@ -73,7 +73,7 @@ func allSamples() map[string]Request {
 	maps.Copy(all, rotationSamples())
 	maps.Copy(all, volumeSamples())
 	maps.Copy(all, natSamples())
-	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples(), launchSamples()) {
+	for _, req := range slices.Concat(samples(), vpcSamples(), groupSamples(), interfaceSamples(), operatorSamples(), regionSamples(), launchSamples(), prefixListSamples()) {
 		all[reflect.TypeOf(req).Elem().Name()] = req
 	}
 	return all

@@ -166,6 +166,8 @@ func (t *tx) madeByUser(row any) (in ec2.Region, id, zone string) {
 		return x.Region, x.Name, ""
 	case *ec2.DHCPOptions:
 		return x.Region, string(x.ID), ""
+	case *ec2.PrefixList:
+		return x.Region, string(x.ID), ""
 	}
 	return "", "", ""
 }

@@ -42,6 +42,8 @@ func ownerOf(row any) owner {
 		return owner{x.Account, x.Region}
 	case *ec2.DHCPOptions:
 		return owner{x.Account, x.Region}
+	case *ec2.PrefixList:
+		return owner{x.Account, x.Region}
 	case *ec2.Group:
 		return owner{x.Account, x.Region}
 	case *ec2.Instance:
@@ -65,6 +67,7 @@ var (
 	ofGateway    = resource{tableGateway, "internetGatewayId", "igw"}
 	ofNAT        = resource{tableNAT, "natGatewayId", "nat"}
 	ofDHCP       = resource{tableDHCP, "dhcpOptionsId", "dopt"}
+	ofPrefixList = resource{tablePrefixList, "prefixListId", "pl"}
 	ofVolume     = resource{tableVolume, "volumeId", "vol"}
 	ofElastic    = resource{tableElastic, "allocationId", "eipalloc"}
 )

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"slices"
 
 	"palisade/ec2"
@@ -89,30 +90,38 @@ func checkNew(g *ec2.Group, rules []ec2.Rule) error {
 }
 
 // ruleLimit returns EC2's error if a group has too many rules. In EC2-Classic the limit is for the
-// whole group. In a VPC it is for each direction and each address family, and a rule with a group as
-// its source counts for both families (Amazon VPC User Guide, "Amazon VPC quotas").
+// whole group. In a VPC it is for each direction and each address family (Amazon VPC User Guide, "Amazon
+// VPC quotas").
 func (t *tx) ruleLimit(g *ec2.Group, direction ec2.Direction) error {
 	count, limit := len(g.Rules), t.limits().RulesPerGroup
 	if g.VPC != "" {
-		var ipv4, ipv6 int
-		for i := range g.Rules {
-			r := &g.Rules[i]
-			if r.Direction != direction {
-				continue
-			}
-			if !r.Source.IsIPv6() {
-				ipv4++
-			}
-			if r.Source.IsGroup() || r.Source.IsIPv6() {
-				ipv6++
-			}
-		}
-		count, limit = max(ipv4, ipv6), t.limits().RulesPerVPCGroup
+		count, limit = t.countRules(g, direction, nil), t.limits().RulesPerVPCGroup
 	}
 	if count > limit {
 		return ec2.Errorf("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
 	}
 	return nil
+}
+
+// countRules returns how many rules of one direction a group in a VPC has, of the address family with
+// more rules. A rule with a group as its source counts for both families, and one with a prefix list as
+// MaxEntries of the list. changed is a list in another size than the stored one, or nil.
+func (t *tx) countRules(g *ec2.Group, direction ec2.Direction, changed *ec2.PrefixList) int {
+	var ipv4, ipv6 int
+	for i := range g.Rules {
+		r := &g.Rules[i]
+		if r.Direction != direction {
+			continue
+		}
+		weight := cmp.Or(t.weight(r.Source.PrefixList, changed), 1)
+		if !r.Source.IsIPv6() {
+			ipv4 += weight
+		}
+		if r.Source.IsGroup() || r.Source.IsIPv6() {
+			ipv6 += weight
+		}
+	}
+	return max(ipv4, ipv6)
 }
 
 // RevokeRules removes rules of one direction from a group, all of them or none. The request names

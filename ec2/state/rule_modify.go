@@ -57,12 +57,20 @@ func (r *ModifyRules) apply(t *tx) (Result, error) {
 	if err := checkDistinctRules(&next); err != nil {
 		return Result{}, err
 	}
+	for _, direction := range []ec2.Direction{ec2.Ingress, ec2.Egress} {
+		if t.countRules(&next, direction, nil) <= t.countRules(g, direction, nil) {
+			continue // a change to another list can weigh more
+		}
+		if err := t.ruleLimit(&next, direction); err != nil {
+			return Result{}, err
+		}
+	}
 	t.put(tableGroup, &next)
 	return result, nil
 }
 
 func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec, ipv6 bool) (ec2.Rule, error) {
-	had, given := kindOf(was.Source.Prefix), kindOf(spec.Prefix)
+	had, given := kindOf(was.Source.Prefix, was.Source.PrefixList), kindOf(spec.Prefix, spec.PrefixList)
 	if had != given {
 		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "Invalid rule type for security group rule '%s'. You may not specify %s for an existing %s rule.", was.ID, given.parameter, had.name)
 	}
@@ -87,9 +95,11 @@ func (t *tx) modified(g *ec2.Group, was ec2.Rule, spec RuleSpec, ipv6 bool) (ec2
 // source.
 type sourceKind struct{ name, parameter string }
 
-// kindOf returns the kind of a source with that prefix. A group has none.
-func kindOf(p netip.Prefix) sourceKind {
+// kindOf returns the kind of a source with that prefix or prefix list. A group has neither.
+func kindOf(p netip.Prefix, list ec2.PrefixListID) sourceKind {
 	switch {
+	case list != "":
+		return sourceKind{"prefix list", "PrefixListId"}
 	case !p.IsValid():
 		return sourceKind{"security group", "ReferencedGroupId"}
 	case p.Addr().Is6():

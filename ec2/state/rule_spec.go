@@ -10,13 +10,15 @@ import (
 	"palisade/ec2"
 )
 
-// A RuleSpec is a rule in a request. It has one source: a CIDR block, or a group that is named by
-// id or by name.
+// A RuleSpec is a rule in a request. It has one source: a CIDR block, a prefix list, or a group that is
+// named by id or by name.
 type RuleSpec struct {
 	Protocol ec2.Protocol
 	From, To int
 	Prefix   netip.Prefix // a CIDR source; or
 	Group    ec2.GroupRef // a group, by ID or by Name; Account "" means the caller
+
+	PrefixList ec2.PrefixListID `json:",omitempty"` // or a prefix list
 
 	Description string
 }
@@ -31,7 +33,14 @@ func (t *tx) resolve(g *ec2.Group, direction ec2.Direction, specs []RuleSpec, lo
 			return nil, err
 		}
 		rule.Direction = direction
-		if !spec.Prefix.IsValid() {
+		switch {
+		case spec.PrefixList != "":
+			l, err := findPrefixList(t.Txn, owner{g.Account, g.Region}, spec.PrefixList)
+			if err != nil {
+				return nil, err
+			}
+			rule.Source.PrefixList, rule.Source.Family = l.ID, familyOf(l)
+		case !spec.Prefix.IsValid():
 			if rule.Source.Group, err = lookUp(g, spec.Group); err != nil {
 				return nil, err
 			}
@@ -61,13 +70,35 @@ func (s RuleSpec) rule(g *ec2.Group) (ec2.Rule, error) {
 	case !s.Protocol.HasRange(): // the protocol has no ports; EC2 ignores them
 		r.From, r.To = -1, -1
 	}
-	if s.Prefix.IsValid() == (s.Group != ec2.GroupRef{}) {
-		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group")
+	if sources := s.sources(); sources != 1 {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "a rule has exactly one source, a CIDR block, a group or a prefix list")
+	}
+	if s.PrefixList != "" && g.VPC == "" {
+		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "IPv6 ranges and prefix lists may only be used with Amazon VPC security groups.")
 	}
 	if s.Prefix.IsValid() && s.Prefix.Addr().Is6() && g.VPC == "" {
 		return ec2.Rule{}, ec2.Errorf("InvalidParameterValue", "CIDR block %s is malformed", s.Prefix)
 	}
 	return r, checkDescription(s.Description)
+}
+
+// sources returns how many sources the request names.
+func (s RuleSpec) sources() int {
+	count := 0
+	for _, given := range []bool{s.Prefix.IsValid(), s.Group != ec2.GroupRef{}, s.PrefixList != ""} {
+		if given {
+			count++
+		}
+	}
+	return count
+}
+
+// familyOf returns the Family of a Source with the list.
+func familyOf(l *ec2.PrefixList) uint8 {
+	if l.IPv6 {
+		return 6
+	}
+	return 4
 }
 
 func checkDescription(text string) error {
@@ -189,10 +220,11 @@ type permit struct {
 	prefix    netip.Prefix
 	group     ec2.GroupID
 	peering   ec2.PeeringID
+	list      ec2.PrefixListID
 }
 
 func permitOf(r *ec2.Rule) permit {
-	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID, r.Source.Group.Peering}
+	return permit{r.Direction, r.Protocol, r.From, r.To, r.Source.Prefix, r.Source.Group.ID, r.Source.Group.Peering, r.Source.PrefixList}
 }
 
 // checkDistinct returns EC2's error if two of the rules are equal.
@@ -215,8 +247,11 @@ func ruleIndex(g *ec2.Group, id ec2.RuleID) int {
 // ruleText returns a rule in the form that EC2's messages have.
 func ruleText(r ec2.Rule) string {
 	from := r.Source.Prefix.String()
-	if r.Source.IsGroup() {
+	switch {
+	case r.Source.IsGroup():
 		from = string(r.Source.Group.ID)
+	case r.Source.IsPrefixList():
+		from = string(r.Source.PrefixList)
 	}
 	name := strings.ToUpper(r.Protocol.String())
 	switch r.Protocol {

@@ -67,7 +67,7 @@ func TestAuthorizeRulesIsAllOrNothing(t *testing.T) {
 		{RuleSpec{Protocol: ec2.ICMPv6, From: -1, To: 0, Prefix: allIPv4}, "InvalidParameterValue", "ICMP type (-1) must go with code (-1), not (0)"},
 		{RuleSpec{Protocol: 256, Prefix: allIPv4}, "InvalidParameterValue", "Invalid value '256' for IP protocol. Unknown protocol."},
 		{RuleSpec{Protocol: -2, Prefix: allIPv4}, "InvalidParameterValue", "Invalid value '-2' for IP protocol. Unknown protocol."},
-		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1}, "InvalidParameterValue", "a rule has exactly one source, a CIDR block or a group"},
+		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1}, "InvalidParameterValue", "a rule has exactly one source, a CIDR block, a group or a prefix list"},
 		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: cidr("::/0")}, "UnsupportedOperation", "IPv6 is not served: no rule can have the CIDR block ::/0"},
 		{RuleSpec{Protocol: ec2.ICMPv6, From: 128, To: 0, Prefix: allIPv4}, "UnsupportedOperation", "IPv6 is not served: no rule can have the ICMPv6 type 128"},
 		{RuleSpec{Protocol: ec2.TCP, From: 1, To: 1, Prefix: allIPv4, Description: "Let's"}, "InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"},

@@ -45,13 +45,16 @@ const (
 	tablePlacement       = "placementgroup"
 	tableDHCP            = "dhcpoptions"
 
+	tablePrefixList        = "prefixlist"
+	tablePrefixListVersion = "prefixlistversion"
+
 	tableGroupCount     = "groupcount"
 	tableSignatureCount = "signaturecount"
 
 	indexID     = "id"
 	indexName   = "name"   // account, region, VPC, name
 	indexOwner  = "owner"  // account, region; then the id of a group; only the account of an access key; account, position of an audit record
-	indexSource = "source" // of a group: the groups that its rules name
+	indexSource = "source" // of a group: the groups and prefix lists that its rules name
 	indexRule   = "rule"   // of a group: its rules
 	indexMember = "member" // of an instance or an interface: its groups
 	indexToken  = "token"  // account, region, client token
@@ -60,6 +63,7 @@ const (
 	indexVPC    = "vpc"    // of a subnet, gateway, route table or network ACL: its VPC; of a peering: both
 	indexSubnet = "subnet" // of an interface: its subnet
 	indexHolder = "holder" // of an interface or a volume: the instances it is attached to
+	indexList   = "list"   // of a route table: the prefix lists that its routes name
 	indexLength = "length" // of an audit ring: number of records, the most first
 )
 
@@ -121,7 +125,8 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		})),
 	tableRoutes: table(tableRoutes, func(x *ec2.RouteTable) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.RouteTable) []string { return []string{key(x.Account) + key(x.Region)} }),
-		many(indexVPC, func(x *ec2.RouteTable) []string { return []string{key(x.VPC)} })),
+		many(indexVPC, func(x *ec2.RouteTable) []string { return []string{key(x.VPC)} }),
+		many(indexList, listsOf)),
 	tableElastic: table(tableElastic, func(x *ec2.ElasticAddress) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.ElasticAddress) []string { return []string{key(x.Account) + key(x.Region)} })),
 	tableVolume: table(tableVolume, func(x *ec2.Volume) string { return key(x.ID) },
@@ -148,6 +153,9 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		many(indexOwner, func(x *ec2.PlacementGroup) []string { return []string{key(x.Account) + key(x.Region)} })),
 	tableDHCP: table(tableDHCP, func(x *ec2.DHCPOptions) string { return key(x.ID) },
 		many(indexOwner, func(x *ec2.DHCPOptions) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tablePrefixList: table(tablePrefixList, func(x *ec2.PrefixList) string { return key(x.ID) },
+		many(indexOwner, func(x *ec2.PrefixList) []string { return []string{key(x.Account) + key(x.Region)} })),
+	tablePrefixListVersion: table(tablePrefixListVersion, func(x *ec2.PrefixListVersion) string { return listVersionKey(x.List, x.Number) }),
 	tableTag: table(tableTag, func(x *ec2.Tag) string { return tagsOf(x.Resource, x.Account, x.Region) + key(x.Key) },
 		many(indexOwner, func(x *ec2.Tag) []string { return []string{key(x.Account) + key(x.Region)} })),
 }}
@@ -157,6 +165,20 @@ func sourcesOf(g *ec2.Group) []string {
 	for _, r := range g.Rules {
 		if r.Source.IsGroup() && r.Source.Group.ID != g.ID {
 			keys = append(keys, key(r.Source.Group.ID))
+		}
+		if r.Source.IsPrefixList() {
+			keys = append(keys, key(r.Source.PrefixList))
+		}
+	}
+	return keys
+}
+
+// listsOf returns the keys of the prefix lists that a table's routes name.
+func listsOf(rt *ec2.RouteTable) []string {
+	var keys []string
+	for _, r := range rt.Routes {
+		if r.PrefixList != "" {
+			keys = append(keys, key(r.PrefixList))
 		}
 	}
 	return keys

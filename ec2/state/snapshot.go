@@ -73,6 +73,8 @@ var snapshotTables = []struct {
 	{tableTemplateVersion, func() any { return new(ec2.LaunchTemplateVersion) }},
 	{tablePlacement, func() any { return new(ec2.PlacementGroup) }},
 	{tableDHCP, func() any { return new(ec2.DHCPOptions) }},
+	{tablePrefixList, func() any { return new(ec2.PrefixList) }},
+	{tablePrefixListVersion, func() any { return new(ec2.PrefixListVersion) }},
 }
 
 // WriteSnapshot writes the View as a snapshot, which Restore reads.
@@ -218,5 +220,5 @@ func checkRestored(t *memdb.Txn) error {
 		}
 		numbers[n.Number] = n.ID
 	}
-	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkVolumeRows(t), checkAddressRows(t), checkLaunchRows(t), checkPeeringRows(t))
+	return cmp.Or(checkAuditRows(t, m), checkVPCRows(t), checkSubnetRows(t), checkInterfaceRows(t, m), checkInstanceRows(t), checkVolumeRows(t), checkAddressRows(t), checkLaunchRows(t), checkPeeringRows(t), checkPrefixListRows(t))
 }

@@ -129,4 +129,4 @@ func TestSnapshotWithAccountsAndAuditRecordsIsRead(t *testing.T) {
 }
 
 // laterSettings matches the defaults of settings that no release had when the files were written.
-var laterSettings = regexp.MustCompile(`,"((Templates|TemplateVersions|PlacementGroups|DHCPOptions)PerRegion|NATGatewaysPerZone|PeeringsPerVPC|PeeringRequests|ACLsPerVPC|EntriesPerACL)":\d+`)
+var laterSettings = regexp.MustCompile(`,"((Templates|TemplateVersions|PlacementGroups|DHCPOptions|PrefixLists)PerRegion|NATGatewaysPerZone|PeeringsPerVPC|PeeringRequests|ACLsPerVPC|EntriesPerACL|PrefixList(Entries|Versions))":\d+`)

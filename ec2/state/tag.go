@@ -215,6 +215,8 @@ func (t *tx) canTag(account ec2.AccountID, region ec2.Region, id string) bool {
 	case "dopt":
 		_, err := findDHCP(t.Txn, by, ec2.DHCPOptionsID(id))
 		return err == nil
+	case "pl":
+		return ownedRow[ec2.PrefixList](t.Txn, tablePrefixList, by, id) != nil
 	case "vol":
 		return ownedRow[ec2.Volume](t.Txn, tableVolume, by, id) != nil
 	case "eipalloc":

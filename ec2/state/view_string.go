@@ -68,6 +68,9 @@ func (v *View) describeGroups() []string {
 			for i := range g.Rules {
 				r := &g.Rules[i]
 				source := r.Source.Prefix.String()
+				if r.Source.IsPrefixList() {
+					source = string(r.Source.PrefixList)
+				}
 				if r.Source.IsGroup() {
 					source = string(r.Source.Group.ID)
 				}

@@ -24,6 +24,7 @@ var cases = []packetCase{
 	{"rules of every protocol", nil, (*testbed).rulesOfEveryProtocol},
 	{"egress rules", []string{"AuthorizeSecurityGroupEgress", "RevokeSecurityGroupEgress", "UpdateSecurityGroupRuleDescriptionsEgress"}, (*testbed).egressRules},
 	{"group as source", nil, (*testbed).groupAsSource},
+	{"prefix lists", []string{"CreateManagedPrefixList", "ModifyManagedPrefixList", "RestoreManagedPrefixListVersion", "DeleteManagedPrefixList"}, (*testbed).prefixLists},
 	{"modified rule", []string{"ModifySecurityGroupRules"}, (*testbed).ruleModified},
 	{"IPv6 rules", nil, (*testbed).ipv6Rules},
 	{"revoke matches the source", nil, (*testbed).revokeMatchesTheSource},

@@ -214,6 +214,9 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	e := s.Plane.Explain(in)
 	if e.By != nil {
 		step.Rule, step.Group, step.RuleText = string(e.By.Rule.ID), e.By.Group.Name, ruleText(e.By.Rule)
+		if e.Entry.IsValid() {
+			step.RuleText += fmt.Sprintf(", entry %s", e.Entry)
+		}
 	}
 	if !admitted && len(e.Refusals) == 0 {
 		step.Refusals = []string{fmt.Sprintf("anything: its groups have no %s rule", step.Direction)}
@@ -243,6 +246,9 @@ func ruleText(r ec2.Rule) string {
 	}
 	if r.Source.IsGroup() {
 		return fmt.Sprintf("%s %s group %s of %s", traffic, preposition, r.Source.Group.ID, r.Source.Group.Account)
+	}
+	if r.Source.IsPrefixList() {
+		return fmt.Sprintf("%s %s prefix list %s", traffic, preposition, r.Source.PrefixList)
 	}
 	return fmt.Sprintf("%s %s %s", traffic, preposition, r.Source.Prefix)
 }

@@ -109,6 +109,7 @@ func (p *Plane) Apply(view *state.View) error {
 	changes := view.Changes()
 	edit := p.sw.Edit(generation)
 
+	p.setLists(edit, changes.PrefixLists, generation)
 	p.setNetworks(edit, changes)
 	if len(changes.Networks) > 0 {
 		p.setUplink(edit)
@@ -120,6 +121,7 @@ func (p *Plane) Apply(view *state.View) error {
 		p.applyInterface(edit, c, generation)
 	}
 	p.recompile(edit, changes.Groups, generation)
+	p.removeLists(edit, changes.PrefixLists, generation)
 	p.removeNetworks(edit, changes.Networks)
 	if before == nil {
 		if err := p.forgetFormer(); err != nil {
