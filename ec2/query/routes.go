@@ -2,7 +2,6 @@ package query
 
 import (
 	"net/netip"
-	"slices"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -43,10 +42,16 @@ type routeTableItem struct {
 }
 
 type routeItem struct {
-	Destination string        `wire:"destinationCidrBlock"`
-	Gateway     ec2.GatewayID `wire:"gatewayId"`
-	State       string        `wire:"state"`
-	Origin      string        `wire:"origin"`
+	Destination   string           `wire:"destinationCidrBlock"`
+	PrefixList    ec2.PrefixListID `wire:"destinationPrefixListId"`
+	Gateway       ec2.GatewayID    `wire:"gatewayId"`
+	Instance      ec2.InstanceID   `wire:"instanceId"`
+	InstanceOwner ec2.AccountID    `wire:"instanceOwnerId"`
+	Interface     ec2.InterfaceID  `wire:"networkInterfaceId"`
+	Peering       ec2.PeeringID    `wire:"vpcPeeringConnectionId"`
+	NAT           ec2.NATGatewayID `wire:"natGatewayId"`
+	State         string           `wire:"state"`
+	Origin        string           `wire:"origin"`
 }
 
 type associationItem struct {
@@ -68,23 +73,52 @@ const localGateway ec2.GatewayID = "local"
 
 func (c *call) newRouteTableItem(t *ec2.RouteTable) routeTableItem {
 	item := routeTableItem{ID: t.ID, VPC: t.VPC, Owner: t.Account, Tags: c.tags(string(t.ID))}
-	if vpc, ok := c.view.VPC(t.VPC); ok {
-		for _, b := range vpc.Blocks() {
-			item.Routes = append(item.Routes, routeItem{b.CIDR.String(), localGateway, "active", "CreateRouteTable"})
-		}
-	}
-	for _, r := range t.Routes {
-		state := "blackhole"
-		if g, ok := c.view.InternetGateway(r.Gateway); ok && g.VPC == t.VPC {
-			state = "active"
-		}
-		item.Routes = append(item.Routes, routeItem{r.Destination.String(), r.Gateway, state, "CreateRoute"})
-	}
+	item.Routes = c.newRouteItems(t)
 	if t.Main != "" {
 		item.Associations = append(item.Associations, associationItem{ID: t.Main, Table: t.ID, Main: true, State: associated})
 	}
 	for _, a := range t.Associations {
 		item.Associations = append(item.Associations, associationItem{ID: a.ID, Table: t.ID, Subnet: a.Subnet, State: associated})
+	}
+	return item
+}
+
+// newRouteItems lists the local routes of a table, or what has taken the place of one, and then its other routes.
+func (c *call) newRouteItems(t *ec2.RouteTable) (items []routeItem) {
+	vpc, ok := c.view.VPC(t.VPC)
+	if !ok {
+		return nil
+	}
+	at := map[netip.Prefix]int{}
+	for i, b := range vpc.Blocks() {
+		at[b.CIDR] = i
+		items = append(items, routeItem{Destination: b.CIDR.String(), Gateway: localGateway, State: "active", Origin: "CreateRouteTable"})
+	}
+	for _, r := range t.Routes {
+		item := c.newRouteItem(t, r)
+		if i, ok := at[r.Destination]; ok {
+			item.Origin, items[i] = items[i].Origin, item
+			continue
+		}
+		items = append(items, item)
+	}
+	return items
+}
+
+func (c *call) newRouteItem(t *ec2.RouteTable, r ec2.Route) routeItem {
+	item := routeItem{PrefixList: r.PrefixList, Gateway: r.Gateway, Instance: r.Instance, Interface: r.Interface, Peering: r.Peering, NAT: r.NAT,
+		State: "blackhole", Origin: "CreateRoute"}
+	if r.PrefixList == "" {
+		item.Destination = r.Destination.String()
+	}
+	if c.view.Leads(t.VPC, r) {
+		item.State = "active"
+	}
+	if eni, ok := c.view.Interface(r.Interface); ok && r.Interface != "" {
+		item.Instance = eni.Instance
+	}
+	if item.Instance != "" {
+		item.InstanceOwner = t.Account
 	}
 	return item
 }
@@ -138,16 +172,18 @@ var routeTableListing = listing[routeTableItem]{
 
 		"route.destination-cidr-block": tableRoutes(func(r routeItem) []string { return nonEmpty(r.Destination) }),
 		"route.gateway-id":             tableRoutes(func(r routeItem) []string { return nonEmpty(r.Gateway) }),
-		"route.origin":                 tableRoutes(func(r routeItem) []string { return nonEmpty(r.Origin) }),
-		"route.state":                  tableRoutes(func(r routeItem) []string { return nonEmpty(r.State) }),
+
+		"route.destination-prefix-list-id": tableRoutes(func(r routeItem) []string { return nonEmpty(r.PrefixList) }),
+		"route.instance-id":                tableRoutes(func(r routeItem) []string { return nonEmpty(r.Instance) }),
+		"route.nat-gateway-id":             tableRoutes(func(r routeItem) []string { return nonEmpty(r.NAT) }),
+		"route.vpc-peering-connection-id":  tableRoutes(func(r routeItem) []string { return nonEmpty(r.Peering) }),
+
+		"route.origin": tableRoutes(func(r routeItem) []string { return nonEmpty(r.Origin) }),
+		"route.state":  tableRoutes(func(r routeItem) []string { return nonEmpty(r.State) }),
 
 		"route.destination-ipv6-cidr-block":     never[routeTableItem],
-		"route.destination-prefix-list-id":      never[routeTableItem],
 		"route.egress-only-internet-gateway-id": never[routeTableItem],
-		"route.instance-id":                     never[routeTableItem],
-		"route.nat-gateway-id":                  never[routeTableItem],
 		"route.transit-gateway-id":              never[routeTableItem],
-		"route.vpc-peering-connection-id":       never[routeTableItem],
 	},
 }
 
@@ -170,11 +206,15 @@ func describeRouteTables(c *call, r *describeRouteTablesRequest) (*describeRoute
 type routeRequest struct {
 	Table       ec2.RouteTableID `wire:"RouteTableId"`
 	Destination string           `wire:"DestinationCidrBlock"`
+	PrefixList  ec2.PrefixListID `wire:"DestinationPrefixListId"`
 	Gateway     ec2.GatewayID    `wire:"GatewayId"`
+	NAT         ec2.NATGatewayID `wire:"NatGatewayId"`
+	Peering     ec2.PeeringID    `wire:"VpcPeeringConnectionId"`
+	Interface   ec2.InterfaceID  `wire:"NetworkInterfaceId"`
+	Instance    ec2.InstanceID   `wire:"InstanceId"`
 	LocalTarget bool             `wire:"LocalTarget"` // of ReplaceRoute
 
 	IPv6Destination string `wire:"DestinationIpv6CidrBlock"`
-	PrefixList      string `wire:"DestinationPrefixListId"`
 	targets
 }
 
@@ -183,35 +223,26 @@ type targets struct {
 	CarrierGateway    string `wire:"CarrierGatewayId"`
 	CoreNetwork       string `wire:"CoreNetworkArn"`
 	EgressOnlyGateway string `wire:"EgressOnlyInternetGatewayId"`
-	Instance          string `wire:"InstanceId"`
 	LocalGateway      string `wire:"LocalGatewayId"`
-	NATGateway        string `wire:"NatGatewayId"`
-	Interface         string `wire:"NetworkInterfaceId"`
 	ODBNetwork        string `wire:"OdbNetworkArn"`
 	TransitGateway    string `wire:"TransitGatewayId"`
 	Endpoint          string `wire:"VpcEndpointId"`
-	Peering           string `wire:"VpcPeeringConnectionId"`
 }
 
 // refuse returns an error for a destination or a target that is not served.
 func (r *routeRequest) refuse() error {
 	for _, t := range []struct{ asked, what string }{
 		{r.IPv6Destination, "for IPv6 (DestinationIpv6CidrBlock)"},
-		{r.PrefixList, "for prefix lists (DestinationPrefixListId)"},
 		{r.CarrierGateway, "to carrier gateways (CarrierGatewayId)"},
 		{r.CoreNetwork, "to core networks (CoreNetworkArn)"},
 		{r.EgressOnlyGateway, "to egress-only internet gateways (EgressOnlyInternetGatewayId)"},
-		{r.Instance, "to instances (InstanceId)"},
 		{r.LocalGateway, "to local gateways (LocalGatewayId)"},
-		{r.NATGateway, "to NAT gateways (NatGatewayId)"},
-		{r.Interface, "to network interfaces (NetworkInterfaceId)"},
 		{r.ODBNetwork, "to ODB networks (OdbNetworkArn)"},
 		{r.TransitGateway, "to transit gateways (TransitGatewayId)"},
 		{r.Endpoint, "to VPC endpoints (VpcEndpointId)"},
-		{r.Peering, "to VPC peering connections (VpcPeeringConnectionId)"},
 	} {
 		if t.asked != "" {
-			return ec2.Errorf("UnsupportedOperation", "Routes %s are not served here; a route leads to an internet gateway", t.what)
+			return ec2.Errorf("UnsupportedOperation", "Routes %s are not served here; a route leads to an internet gateway, a NAT gateway, a VPC peering connection, a network interface or an instance", t.what)
 		}
 	}
 	return nil
@@ -225,7 +256,10 @@ func createRoute(c *call, r *routeRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&state.CreateRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+	if _, err := c.apply(&state.CreateRoute{
+		Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, PrefixList: r.PrefixList,
+		Gateway: r.Gateway, NAT: r.NAT, Peering: r.Peering, Interface: r.Interface, Instance: r.Instance,
+	}); err != nil {
 		return nil, err
 	}
 	return &done, nil
@@ -239,30 +273,15 @@ func replaceRoute(c *call, r *routeRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.LocalTarget || r.Gateway == localGateway {
-		return c.keepLocalRoute(r, block)
+	local := r.LocalTarget || r.Gateway == localGateway
+	if r.Gateway == localGateway {
+		r.Gateway = ""
 	}
-	if _, err := c.apply(&state.ReplaceRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, Gateway: r.Gateway}); err != nil {
+	if _, err := c.apply(&state.ReplaceRoute{
+		Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, PrefixList: r.PrefixList, Local: local,
+		Gateway: r.Gateway, NAT: r.NAT, Peering: r.Peering, Interface: r.Interface, Instance: r.Instance,
+	}); err != nil {
 		return nil, err
-	}
-	return &done, nil
-}
-
-// keepLocalRoute answers a request that sets the target of the local route to local, the
-// only target it can have.
-func (c *call) keepLocalRoute(r *routeRequest, destination netip.Prefix) (*returned, error) {
-	if r.LocalTarget && r.Gateway != "" && r.Gateway != localGateway {
-		return nil, ec2.Errorf("InvalidParameterCombination", "The parameters LocalTarget and GatewayId cannot be used together")
-	}
-	if !destination.IsValid() {
-		return nil, ec2.Missing("destinationCidrBlock")
-	}
-	table, err := c.view.FindRouteTable(c.account, c.region, r.Table)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.Contains(c.newRouteTableItem(table).Routes, routeItem{destination.String(), localGateway, "active", "CreateRouteTable"}) {
-		return nil, ec2.Errorf("InvalidParameterValue", "The target local is for the route of the VPC's own range, not for %s", destination)
 	}
 	return &done, nil
 }
@@ -275,7 +294,7 @@ func deleteRoute(c *call, r *routeRequest) (*returned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.apply(&state.DeleteRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block}); err != nil {
+	if _, err := c.apply(&state.DeleteRoute{Account: c.account, Region: c.region, RouteTable: r.Table, Destination: block, PrefixList: r.PrefixList}); err != nil {
 		return nil, err
 	}
 	return &done, nil

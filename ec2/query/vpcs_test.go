@@ -13,7 +13,7 @@ import (
 	"palisade/ec2/state"
 )
 
-var networkDialogs = []string{"vpcs.txt", "vpcs_blocks.txt", "acls.txt", "routes.txt", "addresses.txt", "tags.txt", "peerings.txt", "prefix_lists.txt"}
+var networkDialogs = []string{"vpcs.txt", "vpcs_blocks.txt", "acls.txt", "routes.txt", "routes_targets.txt", "addresses.txt", "tags.txt", "peerings.txt", "prefix_lists.txt"}
 
 func TestNetworkAnswersMatchDialogs(t *testing.T) {
 	for _, name := range networkDialogs {

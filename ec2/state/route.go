@@ -3,6 +3,7 @@ package state
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"palisade/ec2"
 )
@@ -83,13 +84,24 @@ func (r *DeleteRouteTable) apply(t *tx) (Result, error) {
 	return Result{RouteTable: rt}, nil
 }
 
-// CreateRoute adds a route to an internet gateway. Result: RouteTable.
+// CreateRoute adds a route. Result: RouteTable.
 type CreateRoute struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
 	RouteTable  ec2.RouteTableID
 	Destination netip.Prefix
 	Gateway     ec2.GatewayID
+
+	// PrefixList takes the place of Destination. One of the others takes the place of Gateway.
+	PrefixList ec2.PrefixListID `json:",omitempty"`
+	NAT        ec2.NATGatewayID `json:",omitempty"`
+	Peering    ec2.PeeringID    `json:",omitempty"`
+	Interface  ec2.InterfaceID  `json:",omitempty"`
+	Instance   ec2.InstanceID   `json:",omitempty"`
+}
+
+func (r *CreateRoute) route() ec2.Route {
+	return ec2.Route{Destination: r.Destination, PrefixList: r.PrefixList, Gateway: r.Gateway, NAT: r.NAT, Peering: r.Peering, Interface: r.Interface, Instance: r.Instance}
 }
 
 func (r *CreateRoute) apply(t *tx) (Result, error) {
@@ -97,32 +109,49 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := t.checkRoute(rt, r.Destination); err != nil {
+	route := r.route()
+	if err := t.checkRoute(route); err != nil {
 		return Result{}, err
 	}
-	if slices.ContainsFunc(rt.Routes, hasDestination(r.Destination)) || t.isLocal(rt, r.Destination) {
-		return Result{}, ec2.Errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.Destination)
+	if slices.ContainsFunc(rt.Routes, sameDestination(route)) || t.isLocal(rt, r.Destination) {
+		return Result{}, ec2.Errorf("RouteAlreadyExists", "The route identified by %s already exists.", destinationOf(route))
 	}
-	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
+	if route, err = t.checkTarget(rt, route); err != nil {
 		return Result{}, err
 	}
 	if len(rt.Routes) >= t.limits().RoutesPerTable {
 		return Result{}, ec2.Errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
 	}
-	now := t.putRouteTable(rt, func(now *ec2.RouteTable) {
-		now.Routes = append(now.Routes, ec2.Route{Destination: r.Destination, Gateway: r.Gateway})
-		slices.SortFunc(now.Routes, byDestination)
-	})
-	return Result{RouteTable: now}, nil
+	return Result{RouteTable: t.addRoute(rt, route)}, nil
 }
 
-// ReplaceRoute changes the gateway of a route. Result: RouteTable.
+func (t *tx) addRoute(rt *ec2.RouteTable, route ec2.Route) *ec2.RouteTable {
+	return t.putRouteTable(rt, func(now *ec2.RouteTable) {
+		now.Routes = append(now.Routes, route)
+		slices.SortFunc(now.Routes, byDestination)
+	})
+}
+
+// ReplaceRoute changes the target of a route. A route for a block of the VPC takes the place of the local route, until
+// the target is Local again. Result: RouteTable.
 type ReplaceRoute struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
 	RouteTable  ec2.RouteTableID
 	Destination netip.Prefix
 	Gateway     ec2.GatewayID
+
+	// PrefixList takes the place of Destination. One of the others takes the place of Gateway.
+	PrefixList ec2.PrefixListID `json:",omitempty"`
+	NAT        ec2.NATGatewayID `json:",omitempty"`
+	Peering    ec2.PeeringID    `json:",omitempty"`
+	Interface  ec2.InterfaceID  `json:",omitempty"`
+	Instance   ec2.InstanceID   `json:",omitempty"`
+	Local      bool             `json:",omitempty"`
+}
+
+func (r *ReplaceRoute) route() ec2.Route {
+	return ec2.Route{Destination: r.Destination, PrefixList: r.PrefixList, Gateway: r.Gateway, NAT: r.NAT, Peering: r.Peering, Interface: r.Interface, Instance: r.Instance}
 }
 
 func (r *ReplaceRoute) apply(t *tx) (Result, error) {
@@ -130,18 +159,38 @@ func (r *ReplaceRoute) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := t.checkRoute(rt, r.Destination); err != nil {
+	route := r.route()
+	if err := t.checkRoute(route); err != nil {
 		return Result{}, err
 	}
-	if err := t.checkTarget(rt, r.Destination, r.Gateway); err != nil {
+	at := slices.IndexFunc(rt.Routes, sameDestination(route))
+	if r.Local {
+		return t.restoreLocalRoute(rt, route, at)
+	}
+	if route, err = t.checkTarget(rt, route); err != nil {
 		return Result{}, err
 	}
-	at := slices.IndexFunc(rt.Routes, hasDestination(r.Destination))
-	if at < 0 {
-		return Result{}, ec2.Errorf("InvalidParameterValue", "There is no route defined for '%s' in the route table. Use CreateRoute instead.", r.Destination)
+	switch {
+	case at >= 0:
+		return Result{RouteTable: t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes[at] = route })}, nil
+	case t.isLocal(rt, route.Destination):
+		return Result{RouteTable: t.addRoute(rt, route)}, nil
 	}
-	now := t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes[at].Gateway = r.Gateway })
-	return Result{RouteTable: now}, nil
+	return Result{}, ec2.Errorf("InvalidParameterValue", "There is no route defined for '%s' in the route table. Use CreateRoute instead.", destinationOf(route))
+}
+
+// restoreLocalRoute makes the route for a block of the VPC the local route again. at is the index of the route that has
+// taken its place; negative if none has.
+func (t *tx) restoreLocalRoute(rt *ec2.RouteTable, route ec2.Route, at int) (Result, error) {
+	switch {
+	case route != ec2.Route{Destination: route.Destination}:
+		return Result{}, ec2.Errorf("InvalidParameterCombination", "The parameter LocalTarget cannot be used together with another target")
+	case !t.isLocal(rt, route.Destination):
+		return Result{}, ec2.Errorf("InvalidParameterValue", "The target local is for the route of the VPC's own range, not for %s", route.Destination)
+	case at < 0:
+		return Result{RouteTable: rt}, nil
+	}
+	return Result{RouteTable: t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes = slices.Delete(now.Routes, at, at+1) })}, nil
 }
 
 // DeleteRoute deletes a route. Result: RouteTable.
@@ -150,6 +199,7 @@ type DeleteRoute struct {
 	Region      ec2.Region
 	RouteTable  ec2.RouteTableID
 	Destination netip.Prefix
+	PrefixList  ec2.PrefixListID `json:",omitempty"` // in place of Destination
 }
 
 func (r *DeleteRoute) apply(t *tx) (Result, error) {
@@ -157,22 +207,29 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	if err := t.checkRoute(rt, r.Destination); err != nil {
+	route := ec2.Route{Destination: r.Destination, PrefixList: r.PrefixList}
+	if err := t.checkRoute(route); err != nil {
 		return Result{}, err
 	}
 	if t.isLocal(rt, r.Destination) {
 		return Result{}, ec2.Errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", r.Destination, rt.ID)
 	}
-	at := slices.IndexFunc(rt.Routes, hasDestination(r.Destination))
+	at := slices.IndexFunc(rt.Routes, sameDestination(route))
 	if at < 0 {
-		return Result{}, ec2.Errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", r.Destination, rt.ID)
+		return Result{}, ec2.Errorf("InvalidRoute.NotFound", "no route with destination-%s %s in route table %s", destinationKind(route), destinationOf(route), rt.ID)
 	}
 	now := t.putRouteTable(rt, func(now *ec2.RouteTable) { now.Routes = slices.Delete(now.Routes, at, at+1) })
 	return Result{RouteTable: now}, nil
 }
 
-func (t *tx) checkRoute(rt *ec2.RouteTable, destination netip.Prefix) error {
+// checkRoute checks the destination of a route: a range of addresses, or a prefix list.
+func (t *tx) checkRoute(r ec2.Route) error {
+	destination := r.Destination
 	switch {
+	case r.PrefixList != "" && destination.IsValid():
+		return ec2.Errorf("InvalidParameterCombination", "The parameters destinationCidrBlock and destinationPrefixListId cannot be used together")
+	case r.PrefixList != "":
+		return ec2.Errorf("InvalidPrefixListId.NotFound", "The prefix list ID '%s' does not exist", ec2.Clip(string(r.PrefixList)))
 	case !destination.IsValid():
 		return ec2.Missing("destinationCidrBlock")
 	case !destination.Addr().Is4() || destination != destination.Masked():
@@ -181,38 +238,31 @@ func (t *tx) checkRoute(rt *ec2.RouteTable, destination netip.Prefix) error {
 	return nil
 }
 
-// checkTarget returns EC2's error for a gateway that is not attached to the VPC, and for a
-// destination inside the VPC, which always has the local route.
-func (t *tx) checkTarget(rt *ec2.RouteTable, destination netip.Prefix, id ec2.GatewayID) error {
-	if id == "" {
-		return ec2.Missing("gatewayId")
-	}
-	if vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC)); vpc != nil && vpc.Contains(destination) {
-		return ec2.Errorf("InvalidParameterValue", "The destination CIDR block %s is equal to or more specific than one of this VPC's CIDR blocks. This route can target only an interface or an instance.", destination)
-	}
-	g, err := t.gateway(rt.Account, rt.Region, id)
-	if err != nil {
-		return ec2.Errorf("InvalidGatewayID.NotFound", "The gateway ID '%s' does not exist", ec2.Clip(string(id)))
-	}
-	if g.VPC != rt.VPC {
-		return ec2.Errorf("InvalidParameterValue", "route table %s and network gateway %s belong to different networks", rt.ID, g.ID)
-	}
-	return nil
+func sameDestination(as ec2.Route) func(ec2.Route) bool {
+	return func(r ec2.Route) bool { return r.Destination == as.Destination && r.PrefixList == as.PrefixList }
 }
 
-// isLocal reports whether a table has a local route to a destination: a block of the VPC.
-func (t *tx) isLocal(rt *ec2.RouteTable, destination netip.Prefix) bool {
-	vpc := first[ec2.VPC](t.Txn, tableVPC, indexID, key(rt.VPC))
-	return vpc != nil && slices.ContainsFunc(vpc.Blocks(), func(b ec2.VPCBlock) bool { return b.CIDR == destination })
+// destinationOf returns the destination of a route as a client sees it.
+func destinationOf(r ec2.Route) string {
+	if r.PrefixList != "" {
+		return string(r.PrefixList)
+	}
+	return r.Destination.String()
 }
 
-func hasDestination(destination netip.Prefix) func(ec2.Route) bool {
-	return func(r ec2.Route) bool { return r.Destination == destination }
+func destinationKind(r ec2.Route) string {
+	if r.PrefixList != "" {
+		return "prefix-list-id"
+	}
+	return "cidr-block"
 }
 
 // byDestination orders the routes of a table by their address, and routes with the same address from
-// the narrowest to the widest.
+// the narrowest to the widest. Routes to prefix lists follow, by id.
 func byDestination(a, b ec2.Route) int {
+	if a.PrefixList != b.PrefixList {
+		return strings.Compare(string(a.PrefixList), string(b.PrefixList))
+	}
 	if c := a.Destination.Addr().Compare(b.Destination.Addr()); c != 0 {
 		return c
 	}

@@ -63,8 +63,12 @@ func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.0.0.0/16")
 	g, theirs := r.attachedGateway(vpc), r.attachedGateway(other)
 	rt := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable
-	create := func(to string, g ec2.GatewayID) Request { return &CreateRoute{albert, east, rt.ID, cidr(to), g} }
-	replace := func(to string, g ec2.GatewayID) Request { return &ReplaceRoute{albert, east, rt.ID, cidr(to), g} }
+	create := func(to string, g ec2.GatewayID) Request {
+		return &CreateRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: cidr(to), Gateway: g}
+	}
+	replace := func(to string, g ec2.GatewayID) Request {
+		return &ReplaceRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: cidr(to), Gateway: g}
+	}
 	for _, to := range []string{"0.0.0.0/0", "203.0.113.0/24", "203.0.0.0/16", "10.0.0.0/8"} {
 		r.must(create(to, g.ID))
 	}
@@ -84,14 +88,14 @@ func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 		{create("198.51.100.0/24", ""), "MissingParameter"},
 		{create("198.51.100.1/24", g.ID), "InvalidParameterValue"},
 		{create("::/0", g.ID), "InvalidParameterValue"},
-		{&CreateRoute{albert, east, rt.ID, netip.Prefix{}, g.ID}, "MissingParameter"},
-		{&CreateRoute{albert, east, "rtb-0a1b2c3d", allIPv4, g.ID}, "InvalidRouteTableID.NotFound"},
-		{&CreateRoute{mary, east, rt.ID, allIPv4, g.ID}, "InvalidRouteTableID.NotFound"},
+		{&CreateRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: netip.Prefix{}, Gateway: g.ID}, "MissingParameter"},
+		{&CreateRoute{Account: albert, Region: east, RouteTable: "rtb-0a1b2c3d", Destination: allIPv4, Gateway: g.ID}, "InvalidRouteTableID.NotFound"},
+		{&CreateRoute{Account: mary, Region: east, RouteTable: rt.ID, Destination: allIPv4, Gateway: g.ID}, "InvalidRouteTableID.NotFound"},
 		{replace("198.51.100.0/24", g.ID), "InvalidParameterValue"},
 		{replace("0.0.0.0/0", theirs.ID), "InvalidParameterValue"},
 		{replace("10.0.0.0/16", g.ID), "InvalidParameterValue"},
-		{&DeleteRoute{albert, east, rt.ID, cidr("198.51.100.0/24")}, "InvalidRoute.NotFound"},
-		{&DeleteRoute{albert, east, rt.ID, cidr("10.0.0.0/16")}, "InvalidParameterValue"},
+		{&DeleteRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: cidr("198.51.100.0/24")}, "InvalidRoute.NotFound"},
+		{&DeleteRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: cidr("10.0.0.0/16")}, "InvalidParameterValue"},
 	} {
 		r.refused(c.req, c.code)
 	}
@@ -103,7 +107,7 @@ func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 	next := r.attachedGateway(vpc)
 	r.must(replace("0.0.0.0/0", next.ID))
 	for _, to := range []string{"10.0.0.0/8", "203.0.0.0/16"} {
-		r.must(&DeleteRoute{albert, east, rt.ID, cidr(to)})
+		r.must(&DeleteRoute{Account: albert, Region: east, RouteTable: rt.ID, Destination: cidr(to)})
 	}
 	if got, want := r.routes(rt.ID), "0.0.0.0/0 "+string(next.ID)+", 203.0.113.0/24 "+id; got != want {
 		t.Errorf("routes are %s, want %s", got, want)
@@ -112,6 +116,105 @@ func TestRouteLeadsToGatewayOfItsVPC(t *testing.T) {
 		r.must(create(fmt.Sprintf("198.51.100.%d/32", n), next.ID))
 	}
 	r.refused(create("198.51.100.48/32", next.ID), "RouteLimitExceeded")
+}
+
+// TestRouteLeadsToEachKindOfTarget: each with the errors of its kind, and as a black hole once the target is gone.
+func TestRouteLeadsToEachKindOfTarget(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc, other := r.vpc(albert, "10.0.0.0/16"), r.vpc(albert, "10.1.0.0/16")
+	subnet, far := r.subnet(vpc, "10.0.1.0/24", "us-east-1a"), r.subnet(other, "10.1.1.0/24", "us-east-1a")
+	rt := r.must(&CreateRouteTable{Account: albert, Region: east, VPC: vpc.ID}).RouteTable.ID
+	newInterface := func(s *ec2.Subnet) *ec2.Interface {
+		return r.must(&CreateNetworkInterface{Account: albert, Region: east, Spec: InterfaceSpec{Subnet: s.ID}}).Interface
+	}
+	eni, foreign := newInterface(subnet), newInterface(far)
+	in := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Subnet: subnet.ID}).Instances[0].After
+	stranger := r.must(&RunInstances{Account: albert, Region: east, Image: "ami-eca54085", MinCount: 1, MaxCount: 1, Subnet: far.ID}).Instances[0].After
+	create := func(to string, change func(*CreateRoute)) Request {
+		c := &CreateRoute{Account: albert, Region: east, RouteTable: rt, Destination: cidr(to)}
+		change(c)
+		return c
+	}
+	via := func(to string, id ec2.InterfaceID) Request {
+		return create(to, func(c *CreateRoute) { c.Interface = id })
+	}
+	by := func(to string, id ec2.InstanceID) Request {
+		return create(to, func(c *CreateRoute) { c.Instance = id })
+	}
+	peer := func(to string, id ec2.PeeringID) Request { return create(to, func(c *CreateRoute) { c.Peering = id }) }
+	for _, c := range []struct {
+		req  Request
+		code string
+	}{
+		{via("10.0.0.0/16", eni.ID), "RouteAlreadyExists"},
+		{via("10.0.1.0/25", eni.ID), "InvalidParameterValue"}, // no subnet
+		{via("192.0.2.0/24", foreign.ID), "InvalidParameterValue"},
+		{via("192.0.2.0/24", "eni-0a1b2c3d"), "InvalidNetworkInterfaceID.NotFound"},
+		{by("192.0.2.0/24", stranger.ID), "InvalidParameterValue"},
+		{by("192.0.2.0/24", "i-0a1b2c3d"), "InvalidInstanceID.NotFound"},
+		{peer("192.0.2.0/24", "pcx-0a1b2c3d"), "InvalidVpcPeeringConnectionID.NotFound"},
+		{create("192.0.2.0/24", func(c *CreateRoute) { c.NAT = "nat-0a1b2c3d" }), "InvalidNatGatewayID.NotFound"},
+		{create("10.0.1.0/24", func(c *CreateRoute) { c.NAT = "nat-0a1b2c3d" }), "InvalidParameterValue"},
+		{create("10.0.1.0/24", func(c *CreateRoute) { c.Peering = "pcx-0a1b2c3d" }), "InvalidParameterValue"},
+		{create("192.0.2.0/24", func(c *CreateRoute) { c.Interface, c.Instance = eni.ID, in.ID }), "InvalidParameterCombination"},
+		{create("192.0.2.0/24", func(c *CreateRoute) { c.Interface, c.PrefixList = eni.ID, "pl-0a1b2c3d" }), "InvalidParameterCombination"},
+	} {
+		r.refused(c.req, c.code)
+	}
+	r.must(via("10.0.1.0/24", eni.ID))
+	r.must(by("0.0.0.0/0", in.ID))
+	leads := func() (list []bool) {
+		v := r.state.View()
+		table, _ := v.RouteTable(rt)
+		for _, route := range table.Routes {
+			list = append(list, v.Leads(vpc.ID, route))
+		}
+		return list
+	}
+	table, _ := r.state.View().RouteTable(rt)
+	if got, want := table.Routes[0], (ec2.Route{Destination: cidr("0.0.0.0/0"), Instance: in.ID, Interface: in.Interface}); got != want {
+		t.Errorf("the route to the instance is %+v, want %+v", got, want)
+	}
+	if got := leads(); !slices.Equal(got, []bool{true, false}) {
+		t.Errorf("the routes to a running instance and a detached interface lead somewhere: %v", got)
+	}
+	r.must(&AttachNetworkInterface{Account: albert, Region: east, Interface: eni.ID, Instance: in.ID, DeviceIndex: 1})
+	if got := leads(); !slices.Equal(got, []bool{true, true}) {
+		t.Errorf("after the interface is attached the routes lead somewhere: %v", got)
+	}
+	r.refused(by("192.0.2.0/24", in.ID), "InvalidInstanceID")
+	r.must(via("192.0.2.0/24", in.Interface))
+	r.must(&TerminateInstances{Account: albert, Region: east, Instances: []ec2.InstanceID{in.ID}})
+	if got := leads(); slices.Contains(got, true) {
+		t.Errorf("after the instance is terminated the routes lead somewhere: %v", got)
+	}
+}
+
+func TestLocalRouteIsReplacedByInterface(t *testing.T) {
+	r := newVPCReplay(t)
+	vpc := r.vpc(albert, "10.0.0.0/16")
+	eni := r.must(&CreateNetworkInterface{Account: albert, Region: east, Spec: InterfaceSpec{Subnet: r.subnet(vpc, "10.0.1.0/24", "us-east-1a").ID}}).Interface
+	replace := func(to string, change func(*ReplaceRoute)) Request {
+		c := &ReplaceRoute{Account: albert, Region: east, RouteTable: vpc.RouteTable, Destination: cidr(to)}
+		change(c)
+		return c
+	}
+	via := func(c *ReplaceRoute) { c.Interface = eni.ID }
+	local := func(c *ReplaceRoute) { c.Local = true }
+	r.must(replace("10.0.0.0/16", local))
+	r.must(replace("10.0.0.0/16", via))
+	r.must(replace("10.0.0.0/16", via))
+	if table, _ := r.state.View().RouteTable(vpc.RouteTable); len(table.Routes) != 1 || table.Routes[0].Interface != eni.ID {
+		t.Errorf("the routes are %+v, want one in place of the local one", table.Routes)
+	}
+	r.refused(&DeleteRoute{Account: albert, Region: east, RouteTable: vpc.RouteTable, Destination: cidr("10.0.0.0/16")}, "InvalidParameterValue")
+	r.refused(replace("10.0.1.0/24", via), "InvalidParameterValue") // there is none
+	r.refused(replace("10.0.1.0/24", local), "InvalidParameterValue")
+	r.refused(replace("10.0.0.0/16", func(c *ReplaceRoute) { c.Local, c.Interface = true, eni.ID }), "InvalidParameterCombination")
+	r.must(replace("10.0.0.0/16", local))
+	if got := r.routes(vpc.RouteTable); got != "" {
+		t.Errorf("the routes are %s, want the local one alone", got)
+	}
 }
 
 func TestSubnetHasOneRouteTable(t *testing.T) {

@@ -115,8 +115,8 @@ func TestBlocksThatOverlapOrAreTooManyAreRefused(t *testing.T) {
 	// A route may lead to a range that is wider than a block, or elsewhere (the guide's example).
 	g := r.attachedGateway(vpc)
 	other := r.must(&CreateRouteTable{Account: dev, Region: east, VPC: vpc.ID}).RouteTable
-	r.must(&CreateRoute{dev, east, other.ID, cidr("10.0.0.0/24"), g.ID})
-	r.must(&CreateRoute{dev, east, other.ID, allIPv4, g.ID})
+	r.must(&CreateRoute{Account: dev, Region: east, RouteTable: other.ID, Destination: cidr("10.0.0.0/24"), Gateway: g.ID})
+	r.must(&CreateRoute{Account: dev, Region: east, RouteTable: other.ID, Destination: allIPv4, Gateway: g.ID})
 	r.refused(addBlock(vpc, "10.0.0.0/24"), "InvalidVpc.Range")
 	r.refused(addBlock(vpc, "10.0.0.0/16"), "InvalidVpc.Range")
 	r.must(addBlock(vpc, "10.0.0.0/25"))
@@ -131,11 +131,11 @@ func TestRoutesIntoABlockAreRefused(t *testing.T) {
 	vpc := r.vpc(dev, "10.0.0.0/16")
 	g, table := r.attachedGateway(vpc), vpc.RouteTable
 	block := r.must(addBlock(vpc, "10.1.0.0/16")).Block
-	r.refused(&CreateRoute{dev, east, table, cidr("10.1.0.0/16"), g.ID}, "RouteAlreadyExists")
-	r.refused(&CreateRoute{dev, east, table, cidr("10.1.2.0/24"), g.ID}, "InvalidParameterValue")
-	r.refused(&ReplaceRoute{dev, east, table, cidr("10.1.0.0/16"), g.ID}, "InvalidParameterValue")
-	r.refusedWith(&DeleteRoute{dev, east, table, cidr("10.1.0.0/16")}, "InvalidParameterValue", "cannot remove local route 10.1.0.0/16 in route table "+string(table))
-	r.must(&CreateRoute{dev, east, table, cidr("10.0.0.0/15"), g.ID})
+	r.refused(&CreateRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.1.0.0/16"), Gateway: g.ID}, "RouteAlreadyExists")
+	r.refused(&CreateRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.1.2.0/24"), Gateway: g.ID}, "InvalidParameterValue")
+	r.refused(&ReplaceRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.1.0.0/16"), Gateway: g.ID}, "InvalidParameterValue")
+	r.refusedWith(&DeleteRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.1.0.0/16")}, "InvalidParameterValue", "cannot remove local route 10.1.0.0/16 in route table "+string(table))
+	r.must(&CreateRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.0.0.0/15"), Gateway: g.ID})
 	r.must(&DisassociateVPCBlock{dev, east, block.Association})
-	r.must(&CreateRoute{dev, east, table, cidr("10.1.0.0/16"), g.ID})
+	r.must(&CreateRoute{Account: dev, Region: east, RouteTable: table, Destination: cidr("10.1.0.0/16"), Gateway: g.ID})
 }

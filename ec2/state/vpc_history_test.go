@@ -96,11 +96,11 @@ func randomVPCRequest(rng *rand.Rand, v *View) Request {
 	case 15:
 		return &DeleteRouteTable{account, east, table}
 	case 16, 17:
-		return &CreateRoute{account, east, table, destination, gateway}
+		return &CreateRoute{Account: account, Region: east, RouteTable: table, Destination: destination, Gateway: gateway}
 	case 18:
-		return &ReplaceRoute{account, east, table, destination, gateway}
+		return &ReplaceRoute{Account: account, Region: east, RouteTable: table, Destination: destination, Gateway: gateway}
 	case 19:
-		return &DeleteRoute{account, east, table, destination}
+		return &DeleteRoute{Account: account, Region: east, RouteTable: table, Destination: destination}
 	case 20:
 		return &AssociateRouteTable{account, east, table, subnet}
 	case 21:

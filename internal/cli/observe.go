@@ -301,6 +301,9 @@ func printTrace(w io.Writer, from, to string, t control.Trace) {
 			fmt.Fprintf(w, "   not admitted by %s\n", r)
 		}
 	}
+	if t.Route != "" {
+		fmt.Fprintf(w, "   route: %s\n", t.Route)
+	}
 	if t.Admitted {
 		fmt.Fprintf(w, "=> delivered to %s on %s\n", t.At, t.Node)
 		return

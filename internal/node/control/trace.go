@@ -28,8 +28,10 @@ type Trace struct {
 	Node     ec2.NodeID `json:"node"` // of that port
 	// Reason says which entry of a network ACL denies the packet or, if the packet has no route, what is
 	// missing: a route to a gateway, a public address, or an owner of the destination.
-	Reason string      `json:"reason,omitempty"`
-	Steps  []TraceStep `json:"steps"`
+	Reason string `json:"reason,omitempty"`
+	// Route says which route leads the packet on, and where to, unless it goes straight to an interface of the network.
+	Route string      `json:"route,omitempty"`
+	Steps []TraceStep `json:"steps"`
 	// Admit is a command that adds the missing rule, if only a rule is missing.
 	Admit string `json:"admit,omitempty"`
 }
@@ -110,6 +112,7 @@ func (s *Server) report(view *state.View, result vswitch.Trace) *Trace {
 	t := &Trace{
 		Admitted: !result.Verdict.Drops(), Verdict: result.Verdict.String(), Meaning: result.Verdict.Meaning(),
 		At: result.At.Name(), Node: s.Node, Steps: []TraceStep{}, Reason: reason(view, result),
+		Route: routed(view, result.Routed),
 	}
 	for i, step := range result.Steps {
 		refused := i == len(result.Steps)-1 && (refuses(result.Verdict) || result.Verdict == verdict.ACLDenied)

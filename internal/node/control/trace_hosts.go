@@ -196,9 +196,9 @@ func whoseOf(view *state.View, eni *ec2.Interface) Whose {
 }
 
 // unaddressed returns the Trace of a packet that has no destination: the receiver was named, is in another network than the
-// sender, and has no public address. It returns nil for all other packets.
+// sender, which no route leads to, and has no public address. It returns nil for all other packets.
 func (s *Server) unaddressed(src traceHost, dst *traceHost) *Trace {
-	if dst.eni == nil || src.eni != nil && (src.eni.VNI == dst.eni.VNI || !dst.named) {
+	if dst.eni == nil || src.eni != nil && (src.eni.VNI == dst.eni.VNI || !dst.named || s.isPeer(src, *dst)) {
 		return nil
 	}
 	for _, p := range dst.eni.Addresses() {
@@ -215,6 +215,13 @@ func (s *Server) unaddressed(src traceHost, dst *traceHost) *Trace {
 		Verdict: verdict.NoRoute.String(), Meaning: verdict.NoRoute.Meaning(), At: at, Node: s.Node, Steps: []TraceStep{},
 		Reason: fmt.Sprintf("%s has no public address, and %s is %s", dst.text, src.text, where),
 	}
+}
+
+// isPeer reports whether the routes of the sender's subnet lead to the receiver by a peering.
+func (s *Server) isPeer(src, dst traceHost) bool {
+	n, ok := s.Switch.Snapshot().Network(vswitch.VNI(src.eni.VNI))
+	peer := vswitch.Target{Kind: vswitch.Peer, Peer: vswitch.VNI(dst.eni.VNI)}
+	return ok && n.SubnetOf(src.eni.Private).TargetOf(dst.address) == peer
 }
 
 // aim sets the packet's addresses and returns the port where the packet enters the switch. From

@@ -30,23 +30,22 @@ func reason(view *state.View, result vswitch.Trace) string {
 	return nowhere(view, result.Flow.Dst)
 }
 
-// noRoute says which subnet has no route to a remote address, and why.
+// noRoute says which subnet has no route to a remote address, and why. That the interface there has no public address is
+// worth a word only if no route leads anywhere.
 func noRoute(view *state.View, u *vswitch.Unrouted) string {
-	network, ok := view.Network(ec2.VNI(u.Network))
+	s, ok := subnetRouting(view, &u.Routed)
 	if !ok {
 		return ""
 	}
-	for s := range view.SubnetsIn(network.VPC) {
-		if s.CIDR != u.Subnet.Prefix {
-			continue
-		}
-		text := whoIs(view, u.Endpoint) + ": its subnet has no route to a gateway: " + whyUnrouted(view, s, u.Remote)
-		if !slices.ContainsFunc(append(u.Endpoint.Further, vswitch.Pair{Public: u.Endpoint.Public}), func(p vswitch.Pair) bool { return p.Public.IsValid() }) {
-			text += "; and it has no public address"
-		}
-		return text
+	why := whyUnrouted(view, s, u)
+	if _, best := routeOf(view, s, u.Remote); best != nil && best.Gateway == "" {
+		return fmt.Sprintf("%s: its subnet's route leads nowhere: %s", whoIs(view, u.Endpoint), why)
 	}
-	return ""
+	text := whoIs(view, u.Endpoint) + ": its subnet has no route to a gateway: " + why
+	if !slices.ContainsFunc(append(u.Endpoint.Further, vswitch.Pair{Public: u.Endpoint.Public}), func(p vswitch.Pair) bool { return p.Public.IsValid() }) {
+		text += "; and it has no public address"
+	}
+	return text
 }
 
 // absent says that no interface of a network has an address, and which interfaces of other networks have it.
@@ -103,21 +102,4 @@ func whoIs(view *state.View, e *vswitch.Endpoint) string {
 		return string(eni.Instance)
 	}
 	return string(eni.ID)
-}
-
-func whyUnrouted(view *state.View, s *ec2.Subnet, remote netip.Addr) string {
-	table := view.RouteTableOf(s)
-	if table == nil {
-		return fmt.Sprintf("%s has no route table", s.ID)
-	}
-	var best *ec2.Route
-	for i, r := range table.Routes {
-		if r.Destination.Contains(remote) && (best == nil || r.Destination.Bits() > best.Destination.Bits()) {
-			best = &table.Routes[i]
-		}
-	}
-	if best == nil {
-		return fmt.Sprintf("%s uses %s, which has no route to %s", s.ID, table.ID, remote)
-	}
-	return fmt.Sprintf("%s uses %s, where %s leads to %s, which is not attached to %s", s.ID, table.ID, best.Destination, best.Gateway, s.VPC)
 }

@@ -75,7 +75,7 @@ func (p *Plane) end(edit *vswitch.Edit, l *lease, generation uint64) {
 	} else {
 		delete(p.leases, l.eni.Epoch)
 	}
-	p.lost[l.eni.VNI] = generation
+	p.lose(l.eni.VNI, generation)
 }
 
 // update applies changes of a lease that stays active. Its connections stay, except those of
@@ -95,7 +95,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 	for _, a := range before {
 		if !hasPrivate(after, a.Private) {
 			p.released.add(was.VNI, ec2.AddressPair{Private: a.Private})
-			p.lost[was.VNI] = generation
+			p.lose(was.VNI, generation)
 		}
 		if !hasPublic(after, a.Public) {
 			p.released.add(was.VNI, ec2.AddressPair{Public: a.Public})
@@ -110,7 +110,7 @@ func (p *Plane) update(edit *vswitch.Edit, l *lease, now *ec2.Interface, generat
 		}
 	}
 	if slices.ContainsFunc(was.Groups, func(g ec2.GroupID) bool { return !slices.Contains(now.Groups, g) }) {
-		p.lost[was.VNI] = generation
+		p.lose(was.VNI, generation)
 	}
 	if l.port == nil {
 		return

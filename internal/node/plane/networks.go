@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"maps"
 	"net/netip"
 
 	"palisade/ec2"
@@ -9,8 +10,8 @@ import (
 	vswitch "palisade/switch"
 )
 
-// setNetworks updates in the switch each network that has changed, or whose subnets, routes or
-// gateway have changed. A network is that of EC2-Classic, without subnets, or of a VPC.
+// setNetworks updates in the switch each network that has changed, or whose subnets, routes, targets of routes
+// or peerings have changed. A network is that of EC2-Classic, without subnets, or of a VPC.
 func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	changed := map[ec2.VNI]bool{}
 	add := func(id ec2.VPCID) {
@@ -39,6 +40,25 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 			}
 		}
 	}
+	for _, c := range changes.Interfaces {
+		if c.Before == nil || c.After == nil {
+			if eni := row(c); p.targets[eni.VNI][eni.ID] {
+				changed[eni.VNI] = true
+			}
+		}
+	}
+	for _, c := range changes.NATs {
+		add(row(c).VPC)
+	}
+	for _, c := range changes.Peerings {
+		add(row(c).Requester.VPC)
+		add(row(c).Accepter.VPC)
+	}
+	for vni := range maps.Clone(changed) { // peers have its blocks
+		for _, v := range p.withPeers(vni) {
+			changed[v] = true
+		}
+	}
 	for vni := range changed {
 		if n, ok := p.view.Network(vni); ok {
 			edit.Network(p.network(n))
@@ -61,6 +81,8 @@ func (p *Plane) removeNetworks(edit *vswitch.Edit, changes []state.Change[ec2.Ne
 		if c.After == nil {
 			edit.RemoveNetwork(vswitch.VNI(c.Before.VNI))
 			delete(p.lost, c.Before.VNI)
+			delete(p.peers, c.Before.VNI)
+			delete(p.targets, c.Before.VNI)
 		}
 	}
 }
@@ -81,20 +103,51 @@ func (p *Plane) network(n *ec2.Network) vswitch.Network {
 		}
 		subnet := vswitch.Subnet{Prefix: s.CIDR, Gateway: s.Gateway(), ACL: acls[row.ID]}
 		if table := p.view.RouteTableOf(s); table != nil {
-			for _, r := range table.Routes {
-				subnet.Routes = append(subnet.Routes, vswitch.Route{Prefix: r.Destination, Target: p.target(n.VPC, r)})
-			}
+			subnet.Routes = p.routes(vpc, table)
 		}
 		network.Subnets = append(network.Subnets, subnet)
 	}
+	network.Peers = p.peersOf(vpc)
+	p.meetPeers(n.VNI, network.Peers)
 	return network
 }
 
-// target returns where a route leads. If the route's gateway is deleted or not attached to the VPC,
-// the route drops packets.
-func (p *Plane) target(vpc ec2.VPCID, r ec2.Route) vswitch.Target {
-	if g, ok := p.view.InternetGateway(r.Gateway); ok && g.VPC == vpc {
+// routes returns the routes of a table of a VPC, in the order in which equal ones decide.
+func (p *Plane) routes(vpc *ec2.VPC, table *ec2.RouteTable) (routes []vswitch.Route) {
+	for _, r := range table.Routes {
+		if r.PrefixList == "" {
+			routes = append(routes, vswitch.Route{Prefix: r.Destination, Target: p.target(vpc, r)})
+		}
+	}
+	return routes
+}
+
+// target returns where a route leads. A route that is a black hole drops packets.
+func (p *Plane) target(vpc *ec2.VPC, r ec2.Route) vswitch.Target {
+	via := r.Interface
+	if g, ok := p.view.NATGateway(r.NAT); ok && r.NAT != "" {
+		via = g.Interface
+	}
+	eni, up := p.view.Interface(via)
+	if via != "" {
+		if p.targets[vpc.VNI] == nil {
+			p.targets[vpc.VNI] = map[ec2.InterfaceID]bool{}
+		}
+		p.targets[vpc.VNI][via] = true
+	}
+	switch {
+	case r.Gateway != "" && p.view.Leads(vpc.ID, r):
 		return vswitch.Target{Kind: vswitch.Internet}
+	case r.Peering != "" && p.view.Leads(vpc.ID, r):
+		c, _ := p.view.Peering(r.Peering)
+		if _, other, ok := c.Side(vpc.ID); ok {
+			return vswitch.Target{Kind: vswitch.Peer, Peer: vswitch.VNI(other.VNI)}
+		}
+	case via == "" || !up || eni.VNI != vpc.VNI:
+	case r.NAT != "":
+		return vswitch.Target{Kind: vswitch.NAT, Via: eni.Private}
+	case r.Interface != "": // the switch knows whether the interface is up
+		return vswitch.Target{Kind: vswitch.Interface, Via: eni.Private}
 	}
 	return vswitch.Target{}
 }

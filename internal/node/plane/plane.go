@@ -62,9 +62,12 @@ type Plane struct {
 	view          *state.View // the last that was applied; nil before the first
 	compiler      *firewall.Compiler
 	leases        map[uint64]*lease  // active leases on any node, by epoch
-	lost          map[ec2.VNI]uint64 // by network: generation at which an address last left a group
-	down          map[uint64]bool    // epochs of leases that their own node reports down
-	failed        map[uint64]bool    // epochs of leases of this node that Fail was called for
+	lost          map[ec2.VNI]uint64 // by network: generation at which an address last left a group of it or of a peer
+	peers         map[ec2.VNI][]vswitch.PeerNetwork
+	targets       map[ec2.VNI]map[ec2.InterfaceID]bool // by network: the interfaces that its routes name
+	first         bool                                 // the first View is being applied
+	down          map[uint64]bool                      // epochs of leases that their own node reports down
+	failed        map[uint64]bool                      // epochs of leases of this node that Fail was called for
 	uplink        *vswitch.Uplink
 	uplinkConfig  UplinkConfig // of the open device
 	tunnel        *vswitch.Tunnel
@@ -86,6 +89,7 @@ func New(c Config) *Plane {
 		nat: c.NAT, node: c.Node, mtu: c.MTU, sw: c.Switch, tracker: c.Tracker, overlay: c.Overlay, log: c.Logger,
 		enforcedIndex: c.EnforcedIndex, compiler: firewall.NewCompiler(),
 		leases: map[uint64]*lease{}, lost: map[ec2.VNI]uint64{},
+		peers: map[ec2.VNI][]vswitch.PeerNetwork{}, targets: map[ec2.VNI]map[ec2.InterfaceID]bool{},
 		down: map[uint64]bool{}, failed: map[uint64]bool{}, released: releasedAddresses{}, ownersFile: c.Owners,
 	}
 }
@@ -105,7 +109,7 @@ func (p *Plane) Apply(view *state.View) error {
 	}
 	generation := view.Index()
 	before := p.view
-	p.view = view
+	p.view, p.first = view, before == nil
 	changes := view.Changes()
 	edit := p.sw.Edit(generation)
 

@@ -2,6 +2,7 @@ package plane
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"palisade/conntrack"
@@ -49,7 +50,7 @@ func (p *Plane) owners() map[owned]uint64 {
 // forgetFormer drops the connections that an earlier daemon has left in the tracker, if the owner of
 // an address of theirs is not the one that it was then. It is called before the first Snapshot with
 // ports, so that no packet meets them. Connections of a private address are compared in the network
-// of their interface. An address that no lease owned or owns, such as a host beyond the uplink,
+// of their interface and in its peers. An address that no lease owned or owns, such as a host beyond the uplink,
 // keeps its connections.
 func (p *Plane) forgetFormer() error {
 	p.gained = nil
@@ -66,7 +67,8 @@ func (p *Plane) forgetFormer() error {
 		case was == nil:
 			return p.unleased(now, l.eni.VNI, a)
 		}
-		return !sameCluster || was[owned{l.eni.VNI, a}] != now[owned{l.eni.VNI, a}] || was[owned{0, a}] != now[owned{0, a}]
+		return !sameCluster || was[owned{0, a}] != now[owned{0, a}] ||
+			slices.ContainsFunc(p.withPeers(l.eni.VNI), func(v ec2.VNI) bool { return was[owned{v, a}] != now[owned{v, a}] })
 	}
 	if n := p.tracker.ForgetAdopted(former) + p.nat.Forget(former); n > 0 {
 		p.log.Info("connections of addresses that have another owner now, or none, dropped", "connections", n)
@@ -135,8 +137,8 @@ func (p *Plane) storeOwners(released releasedAddresses) {
 
 // forgetReleased drops the connections of released addresses, once no poller uses a Snapshot that
 // still has the addresses. A connection that stayed would also admit packets of the next interface
-// that gets the address. Connections of a private address are dropped in its network, those of a
-// public address in all networks.
+// that gets the address. Connections of a private address are dropped in its network and its peers,
+// those of a public address in all networks.
 func (p *Plane) forgetReleased(generation uint64) {
 	r := p.released
 	p.released = releasedAddresses{}
@@ -157,7 +159,8 @@ func (p *Plane) forgetReleased(generation uint64) {
 		}
 	}
 	for vni, addresses := range private {
-		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool { return addresses[a] })
+		networks := p.withPeers(vni)
+		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return slices.Contains(networks, v) }), func(a netip.Addr) bool { return addresses[a] })
 	}
 	if len(public) > 0 {
 		p.tracker.Forget(p.zones(func(ec2.VNI) bool { return true }), func(a netip.Addr) bool { return public[a] })
