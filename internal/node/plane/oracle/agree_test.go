@@ -42,6 +42,12 @@ func TestVPCsDecideAsTheOracleDoes(t *testing.T) {
 	if n := sum.packets.Load(); !t.Failed() && (sum.delivered.Load() < n/8 || sum.across.Load() < n/50 || sum.answers.Load() < n/50) {
 		t.Errorf("of %d packets %d were delivered, %d to the other node and %d answers, so the test shows little", n, sum.delivered.Load(), sum.across.Load(), sum.answers.Load())
 	}
+	for k := local; k < peer; k++ {
+		t.Logf("%d delivered by routes of kind %d", sum.by[k].Load(), k)
+		if !t.Failed() && sum.by[k].Load() == 0 {
+			t.Errorf("no packet was delivered by routes of kind %d, so the test shows nothing about them", k)
+		}
+	}
 	t.Logf("requests carried out: %v; refused: %v", sum.done, sum.refused)
 	for name := range sum.refused {
 		if worldsPlayed >= 100 && sum.done[name] == 0 {
@@ -62,6 +68,7 @@ var compared = []verdict.Verdict{verdict.SpoofedIP, verdict.NoRule, verdict.ACLD
 type tally struct {
 	packets, delivered, across, answers, changes atomic.Int64
 	reasons                                      [verdict.Count]atomic.Int64
+	by                                           [kinds]atomic.Int64 // delivered, by where a route led
 
 	mu            sync.Mutex
 	done, refused map[string]int // requests, by type
@@ -73,6 +80,9 @@ func (s *tally) add(o *tally) {
 	s.across.Add(o.across.Load())
 	s.answers.Add(o.answers.Load())
 	s.changes.Add(o.changes.Load())
+	for k := range s.by {
+		s.by[k].Add(o.by[k].Load())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, n := range o.done {
@@ -142,6 +152,7 @@ func (w *world) compare(p *probe, s *tally) (*fate, bool) {
 	}
 	if len(f.reasons) == 0 && len(o.dropped) == 0 && slices.Equal(o.delivered, []string{w.want(p, f)}) {
 		s.delivered.Add(1)
+		s.by[f.by].Add(1)
 		if f.to != nil && f.to.Node != p.node {
 			s.across.Add(1)
 		}

@@ -26,6 +26,7 @@ var changes = []change{
 	{2, (*world).associate}, {1, (*world).disassociate}, {1, (*world).detach}, {2, (*world).attachGateway},
 	{1, (*world).track},
 	{3, (*world).requestPeering}, {5, (*world).acceptPeering}, {1, (*world).endPeering},
+	{2, (*world).addList}, {6, (*world).modifyList}, {2, (*world).restoreList}, {1, (*world).removeList},
 	{1, (*world).shareGroup}, {1, (*world).unshareGroup},
 }
 
@@ -65,7 +66,11 @@ func (w *world) rule(v *ec2.VPC) state.RuleSpec {
 	case ec2.ICMP:
 		r.From = pick(w, -1, 8, 3)
 	}
-	switch w.r.IntN(6) {
+	switch w.r.IntN(8) {
+	case 6, 7:
+		if r.PrefixList = w.listOf(v); r.PrefixList == "" {
+			r.Prefix = w.block()
+		}
 	case 0, 1:
 		r.Group = ec2.GroupRef{ID: pick(w, w.groups[v.ID]...)}
 	case 2:
@@ -202,18 +207,6 @@ func (w *world) gateway(v *ec2.VPC) ec2.GatewayID {
 		all = append(all, g.ID)
 	}
 	return pick(w, all...)
-}
-
-func (w *world) destinationBlock() netip.Prefix {
-	return netip.MustParsePrefix(pick(w, "0.0.0.0/0", "0.0.0.0/0", "203.0.113.0/24", "203.0.113.128/25", "198.18.0.0/16", "198.51.100.0/24", "10.0.0.0/8", "10.1.0.0/16"))
-}
-
-func (w *world) addRoute(v *ec2.VPC) state.Request {
-	return &state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock(), Gateway: w.gateway(v)}
-}
-
-func (w *world) replaceRoute(v *ec2.VPC) state.Request {
-	return &state.ReplaceRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock(), Gateway: w.gateway(v)}
 }
 
 func (w *world) removeRoute(v *ec2.VPC) state.Request {

@@ -11,6 +11,7 @@ import (
 type opening struct {
 	from, to int
 	source   ec2.Source
+	version  int // of a prefix list
 }
 
 // openings returns the openings of each interface, by epoch.
@@ -24,11 +25,14 @@ func (w *world) openings() map[uint64][]opening {
 		for _, id := range eni.Groups {
 			g, _ := w.view.Group(id)
 			for _, r := range g.Rules {
-				world := r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() == 0
+				world := r.Source.IsPrefixList() || r.Source.Prefix.IsValid() && r.Source.Prefix.Bits() == 0
 				if r.Direction == ec2.Egress || !world && n.Mode != ec2.TrackStrict || r.Protocol != ec2.UDP && r.Protocol != ec2.AnyProtocol {
 					continue
 				}
-				o := opening{r.From, r.To, r.Source}
+				o := opening{from: r.From, to: r.To, source: r.Source}
+				if l, ok := w.view.PrefixList(r.Source.PrefixList); ok {
+					o.version = l.Version
+				}
 				if r.Protocol == ec2.AnyProtocol {
 					o.from, o.to = 0, 65535
 				}

@@ -25,7 +25,7 @@ func admits(view *state.View, eni *ec2.Interface, d ec2.Direction, p *probe, rem
 			continue
 		}
 		for _, r := range g.Rules {
-			if r.Direction == d && concerns(r, p) && contains(r.Source, remote, far) {
+			if r.Direction == d && concerns(r, p) && contains(view, r.Source, remote, far) {
 				return true
 			}
 		}
@@ -49,12 +49,15 @@ func concerns(r ec2.Rule, p *probe) bool {
 	return true
 }
 
-// contains reports whether the source of a rule has an address, or a group that the other end is in. A group of
-// a peer stands for the interfaces in the peer's VPC, if both VPCs are in one region and the peering is the one
+// contains reports whether the source of a rule has an address, or a group that the other end is in. A prefix list
+// has the entries of its present version (Amazon VPC User Guide, "Managed prefix lists"). A group of a peer stands for the interfaces in the peer's VPC, if both VPCs are in one region and the peering is the one
 // that the rule was made with (VPC Peering Guide, "Update your security groups to reference peer security
 // groups").
-func contains(s ec2.Source, remote netip.Addr, far *member) bool {
+func contains(view *state.View, s ec2.Source, remote netip.Addr, far *member) bool {
 	switch g := s.Group; {
+	case s.IsPrefixList():
+		l, ok := view.PrefixList(s.PrefixList)
+		return ok && slices.ContainsFunc(l.Entries, func(e ec2.PrefixEntry) bool { return e.CIDR.Contains(remote) })
 	case !s.IsGroup():
 	case far == nil || !slices.Contains(far.Groups, g.ID):
 		return false
@@ -123,6 +126,7 @@ const (
 	internet
 	peer
 	middlebox
+	kinds // the number of kinds
 )
 
 // route returns where a packet from a subnet to an address goes: the most specific route decides (Amazon VPC

@@ -17,7 +17,8 @@ type fate struct {
 	to      *ec2.Interface // nil: it leaves by the uplink of the sender's node
 	flow    packet.Flow    // as the receiver sees it
 	reasons []verdict.Verdict
-	entry   int // of the network ACL that denies it first; 0: none does
+	by      kind // where a route led it
+	entry   int  // of the network ACL that denies it first; 0: none does
 	// sure is false if the packet may be dropped by the groups, too: rules have changed since they
 	// admitted the packet that it answers.
 	sure bool
@@ -59,6 +60,7 @@ func judge(view *state.View, p *probe) *fate {
 	if !s.CIDR.Contains(p.flow.Dst) {
 		to = route(view, s, p.flow.Dst)
 	}
+	f.by = to.kind
 	switch to.kind {
 	case local:
 		return within(view, p, f)

@@ -88,7 +88,7 @@ func (w *world) compareSets(epoch uint64, a, b *firewall.Set, is, want *vswitch.
 		}
 		for range 10 {
 			peer, protocol, key := pick(w, w.interfaces()...), pick(w, uint8(packet.ProtocolTCP), packet.ProtocolUDP, packet.ProtocolICMP), pick(w, uint16(22), 53, 80, 1000, 8<<8)
-			from, from2 := firewall.Source{Addr: w.addressIn(w.block())}, firewall.Source{}
+			from, from2 := firewall.Source{Addr: w.addressIn(w.block()), Lists: is.Lists()}, firewall.Source{Lists: want.Lists()}
 			if w.r.IntN(2) == 0 {
 				from.Addr, from.Groups = peer.Private, is.Owner(vswitch.VNI(peer.VNI), peer.Private).Groups
 				from2.Groups = want.Owner(vswitch.VNI(peer.VNI), peer.Private).Groups
