@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
 	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 )
@@ -158,6 +161,7 @@ const (
 
 func (p *shell) guideOf2024(t *testing.T) {
 	p.createGroups(t)
+	p.peer(t)
 	p.authorizeIngress(t)
 	s, server, db := p.launchInGroups(t)
 	p.revokeIngress(t, s, server)
@@ -177,6 +181,23 @@ func (p *shell) createGroups(t *testing.T) {
 	for _, name := range []string{"bastion", "database", "application", "loadbalancer", "monitoring", "management"} {
 		p.runAll(t, command{line: `aws ec2 create-security-group --group-name ` + name + ` --description "` + name + `" --vpc-id $vpc`, want: sg, as: name})
 	}
+}
+
+// peer makes a VPC with a group in another account, and a peering of it with the default VPC.
+func (p *shell) peer(t *testing.T) {
+	t.Helper()
+	other := newAccount(t, p.lab, p.account.Name+"peer")
+	c, ctx := newClient(p.lab, other), t.Context()
+	vpc, err := c.CreateVpc(ctx, &ec2.CreateVpcInput{CidrBlock: aws.String("10.65.0.0/16")})
+	check(t, err)
+	group, err := c.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{VpcId: vpc.Vpc.VpcId, GroupName: aws.String("peer"), Description: aws.String("of the peer")})
+	check(t, err)
+	asked, err := newClient(p.lab, p.account).CreateVpcPeeringConnection(ctx, &ec2.CreateVpcPeeringConnectionInput{
+		VpcId: aws.String(p.vars["vpc"]), PeerVpcId: vpc.Vpc.VpcId, PeerOwnerId: aws.String(other.ID)})
+	check(t, err)
+	_, err = c.AcceptVpcPeeringConnection(ctx, &ec2.AcceptVpcPeeringConnectionInput{VpcPeeringConnectionId: asked.VpcPeeringConnection.VpcPeeringConnectionId})
+	check(t, err)
+	p.vars["peer_group"], p.vars["peer_vpc"], p.vars["peer_account"] = *group.GroupId, *vpc.Vpc.VpcId, other.ID
 }
 
 func (p *shell) authorizeIngress(t *testing.T) {
@@ -232,7 +253,12 @@ func (p *shell) authorizeIngress(t *testing.T) {
 --protocol tcp \
 --port 8080 \
 --source-group $web`, want: sgr},
-		// Palisade has no VPC peering, so it does not find a group of another VPC.
+		// The guide's peer is a VPC of another account, which peer makes.
+		command{line: `aws ec2 authorize-security-group-ingress \
+--group-id $web \
+--ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=$peer_group,VpcId=$peer_vpc,UserId=$peer_account}]"`,
+			want: `"ReferencedGroupInfo": \{[^}]*"VpcPeeringConnectionId": "pcx-[0-9a-f]{17}"`},
+		command{line: `aws ec2 describe-security-groups --group-ids $web`, want: `"PeeringStatus": "active",[^}]*"VpcPeeringConnectionId": "pcx-[0-9a-f]{17}"`},
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $web \
 --ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=sg-0123456789abcdef0,VpcId=vpc-0123456789abcdef0,UserId=987654321098}]"`,
