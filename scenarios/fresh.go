@@ -91,6 +91,8 @@ func (p *player) clearGroups(ts *testscript.TestScript) error {
 			continue // initial rule: members may send everything
 		case r[8] == "CIDR":
 			revoke = append(revoke, "-s", r[9])
+		case r[8] == "PREFIXLIST":
+			continue // goes with its group
 		case strings.HasSuffix(strings.Join(r, "\t"), "ID "+id+"\tingress") && r[2] == "default":
 			continue // initial rule: members admit each other
 		default:

@@ -5,6 +5,9 @@ import "github.com/rogpeppe/go-internal/testscript"
 // clearNetworks releases the elastic addresses and deletes every VPC except the default one. The
 // caller has deleted all instances and all groups except those named default.
 func (p *player) clearNetworks(ts *testscript.TestScript) error {
+	if err := p.clearNATGateways(ts); err != nil {
+		return err
+	}
 	rows, err := p.rows(ts, "ec2-describe-addresses")
 	if err != nil {
 		return err
@@ -96,6 +99,5 @@ func (p *player) clearVPC(ts *testscript.TestScript, vpc string) error {
 			return err
 		}
 	}
-	_, err = p.rows(ts, "ec2-delete-vpc", vpc)
-	return err
+	return p.deleteVPC(ts, vpc)
 }
