@@ -14,7 +14,7 @@ const (
 	// answered for natLostAfter moves to another node. With less, a daemon that restarts loses its gateways, and so
 	// their connections; with more, the instances behind them are cut off for longer.
 	natCheckEvery = 500 * time.Millisecond
-	natLostAfter  = 3 * time.Second
+	natLostAfter  = 2 * time.Second
 )
 
 // runNATGateways, on the leader, moves the NAT gateways of lost nodes to other nodes, until ctx ends. A gateway at a

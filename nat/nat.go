@@ -172,8 +172,8 @@ func (t *Table) purge(gone func(*entry) bool) (n int) {
 
 // Usage is how much of its bounds a gateway uses, and how often it was full.
 type Usage struct {
-	Translations int
-	Exhausted    uint64 // packets that got no port, since the process began (AWS's metric ErrorPortAllocation)
+	Translations int    `json:"translations"`
+	Exhausted    uint64 `json:"error_port_allocation"` // packets that got no port, since the process began (AWS's metric ErrorPortAllocation)
 }
 
 // Usage returns the usage of a gateway.

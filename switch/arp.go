@@ -40,12 +40,12 @@ func (a *Attachment) Neighbour(sender, target netip.Addr) (mac ec2.MAC, ok bool)
 	return owner.MAC, true
 }
 
-// Neighbour returns this node's MAC address on the uplink if target is a public address of an instance of
-// this node, and false otherwise.
+// Neighbour returns this node's MAC address on the uplink if target is a public address of an instance or a
+// NAT gateway of this node, and false otherwise.
 func (s *Snapshot) Neighbour(_, target netip.Addr) (mac ec2.MAC, ok bool) {
 	failpoint.Reach()
 	owner := s.Public(target)
-	if owner == nil || owner.Port == nil || s.attachment(owner.Port) == nil {
+	if owner == nil || owner.NAT == nil && (owner.Port == nil || s.attachment(owner.Port) == nil) {
 		return mac, false
 	}
 	return s.uplink.MAC, true

@@ -43,8 +43,8 @@ func (f *frame) translate(gw *Endpoint) (*Port, verdict.Verdict) {
 	return f.exit(n, gw, &c.at)
 }
 
-// exit carries a packet from an interface of the gateway's own network to the outside. The routes of the gateway's
-// subnet must lead to an internet gateway, and the gateway must have a public address.
+// exit carries a packet from an interface of the gateway's own network to the outside, or into a peered network. The
+// routes of the gateway's subnet decide. To the outside the gateway needs a public address.
 func (f *frame) exit(n *Network, gw *Endpoint, a *Attachment) (*Port, verdict.Verdict) {
 	failpoint.Reach()
 	p := &f.pkt
@@ -55,6 +55,10 @@ func (f *frame) exit(n *Network, gw *Endpoint, a *Attachment) (*Port, verdict.Ve
 		if v := f.aclIn(a); v != verdict.Forward {
 			return f.in, v
 		}
+	}
+	target := a.subnet.TargetOf(p.Flow.Dst)
+	if target.Kind == Peer && n.peers[target.Peer] != nil {
+		return f.exitToPeer(gw, a, f.snapshot.networks[target.Peer])
 	}
 	if v, ok := f.checkRoute(a.subnet, gw, p.Flow.Dst); !ok {
 		return f.in, v
@@ -74,6 +78,25 @@ func (f *frame) exit(n *Network, gw *Endpoint, a *Attachment) (*Port, verdict.Ve
 	}
 	f.enterGateway(gw)
 	return f.toInternet(gw.Public)
+}
+
+// exitToPeer carries a packet into a peered network, where its source is the gateway's private address, which is in no
+// group.
+func (f *frame) exitToPeer(gw *Endpoint, a *Attachment, peer *Network) (*Port, verdict.Verdict) {
+	failpoint.Reach()
+	if peer == nil || peer.Find(f.pkt.Flow.Dst) == nil || peer.Find(f.pkt.Flow.Dst).IsNAT {
+		return f.in, f.unreachable()
+	}
+	if v := f.translateSource(gw); v != verdict.Forward {
+		return f.in, v
+	}
+	f.trace.crossed(gw, conntrack.Out, f.pkt.Flow)
+	if v := f.aclOut(a); v != verdict.Forward {
+		return f.in, v
+	}
+	f.from, f.sender = firewall.Source{Addr: f.pkt.Flow.Src}, gw
+	f.enterGateway(gw)
+	return f.deliver(peer.Find(f.pkt.Flow.Dst))
 }
 
 // translateSource gives the packet the gateway's address and a port of it.

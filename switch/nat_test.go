@@ -9,6 +9,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/firewall"
 	"palisade/internal/packet"
 	"palisade/internal/packet/packettest"
 	"palisade/internal/verdict"
@@ -224,4 +225,98 @@ func TestNATGatewayWithoutPortsCountsAndDrops(t *testing.T) {
 	}
 	table.Remove(gw)
 	b.expect("4db", to("4db", GatewayMAC, template(packet.ProtocolUDP, db, laptop, 4000, 53)), "4db", verdict.NATUnknown)
+}
+
+func TestPacketCrossesOneNATGatewayOnly(t *testing.T) {
+	b, _ := newNATBed(t)
+	b.expect("4db", to("4db", GatewayMAC, template(packet.ProtocolTCP, db, natPublic, 4000, 443)), "4db", verdict.NoRoute)
+}
+
+func TestNetworkACLsOfBothSubnetsJudgePacketsThroughANATGateway(t *testing.T) {
+	b, _ := newNATBed(t)
+	syn := template(packet.ProtocolTCP, db, laptop, 4000, 443)
+	for _, tt := range []struct {
+		name   string
+		subnet int
+		entry  ec2.ACLEntry
+		want   verdict.Verdict
+	}{
+		{"nothing denied", 0, ec2.ACLEntry{Number: 1, Allow: true, CIDR: everywhere}, verdict.Forward},
+		{"out of the private subnet", 1, ec2.ACLEntry{Number: 1, Egress: true, CIDR: everywhere}, verdict.ACLDenied},
+		{"into the gateway's subnet", 0, ec2.ACLEntry{Number: 1, CIDR: netip.MustParsePrefix("10.0.2.0/24")}, verdict.ACLDenied},
+		{"out of the gateway's subnet", 0, ec2.ACLEntry{Number: 1, Egress: true, CIDR: netip.MustParsePrefix("203.0.113.0/24")}, verdict.ACLDenied},
+	} {
+		b.generation++
+		e := b.sw.Edit(b.generation)
+		n := vpcNetwork(ours)
+		n.Subnets[1].Routes = []Route{{everywhere, Target{Kind: NAT, Via: natAddress}}}
+		all := []ec2.ACLEntry{tt.entry}
+		for _, egress := range []bool{false, true} {
+			all = append(all, ec2.ACLEntry{Number: 2, Egress: egress, Allow: true, CIDR: everywhere})
+		}
+		n.Subnets[tt.subnet].ACL = firewall.CompileACL(&ec2.NetworkACL{ID: "acl-1", Entries: all})
+		e.Network(n)
+		b.sw.Publish(e)
+		if _, v := b.send("4db", to("4db", GatewayMAC, syn)); v != tt.want {
+			t.Errorf("%s: a packet through the gateway is %v, want %v", tt.name, v, tt.want)
+		}
+	}
+}
+
+func TestNATGatewayServesItsOwnNetworkAlone(t *testing.T) {
+	b, _ := newNATBed(t)
+	gw := b.owners["gateway"]
+	f := b.frame
+	f.snapshot, f.in = b.sw.Snapshot(), b.ports["6app"]
+	for name, sender := range map[string]string{"of another network": "6app", "of its network": "4db"} {
+		f.sender, f.crossed.gateway = b.owners[sender], nil
+		n := copy(f.buffer[offloadLen:], to("6app", GatewayMAC, template(packet.ProtocolTCP, db, laptop, 4000, 443)))
+		f.decode(f.buffer[:offloadLen+n])
+		if _, v := f.translate(gw); (v == verdict.Forward) != (sender == "4db") {
+			t.Errorf("a packet of an interface %s is %v", name, v)
+		}
+	}
+}
+
+func TestNATGatewayReachesAPeeredNetworkByItsPrivateAddress(t *testing.T) {
+	b, _ := newNATBed(t)
+	peer := netip.MustParsePrefix("10.9.0.0/16")
+	b.generation++
+	e := b.sw.Edit(b.generation)
+	n := vpcNetwork(ours)
+	n.Subnets[0].Routes = append(n.Subnets[0].Routes, Route{peer, Target{Kind: Peer, Peer: 4}})
+	n.Subnets[1].Routes = []Route{{everywhere, Target{Kind: NAT, Via: natAddress}}}
+	n.Peers = []PeerNetwork{{VNI: 4, Blocks: []netip.Prefix{peer}, Groups: true}}
+	e.Network(n)
+	e.Network(Network{VNI: 4, Prefix: peer, MTU: 1500, Peers: []PeerNetwork{{VNI: ours, Blocks: []netip.Prefix{n.Prefix}, Groups: true}},
+		Subnets: []Subnet{{Prefix: peer, Gateway: addr("10.9.0.1"), Routes: []Route{{n.Prefix, Target{Kind: Peer, Peer: ours}}}}}})
+	b.place(e, 4, "7far", Endpoint{Epoch: 950, Address: addr("10.9.0.9")}, "theirs")
+	b.sw.Publish(e)
+	b.rules("theirs", permit(ec2.TCP, 443, 443, "10.0.1.99/32"), anyOut())
+	syn := template(packet.ProtocolTCP, db, addr("10.9.0.9"), 4000, 443)
+	b.expect("4db", to("4db", GatewayMAC, syn), "7far", verdict.Forward)
+	got := b.lastAt("7far")
+	if got.Flow.Src != natAddress {
+		t.Fatalf("7far got %v, want it from %s", got.Flow, natAddress)
+	}
+	answer := packettest.Frame{Flow: packettest.Reverse(got.Flow), TCPFlags: packet.SYN | packet.ACK}
+	b.expect("7far", to("7far", GatewayMAC, answer), "4db", verdict.Forward)
+	if back := b.lastAt("4db"); back.Flow != packettest.Reverse(syn.Flow) {
+		t.Errorf("4db got %v, want %v", back.Flow, packettest.Reverse(syn.Flow))
+	}
+	b.expect("7far", to("7far", GatewayMAC, template(packet.ProtocolTCP, addr("10.9.0.9"), natAddress, 4000, 443)), "7far", verdict.NATUnknown)
+}
+
+func TestNodeOfANATGatewayAnswersForItsPublicAddress(t *testing.T) {
+	b, _ := newNATBed(t)
+	b.expect("uplink", packettest.ARP(1, routerMAC, laptop, natPublic), "uplink", verdict.Answered)
+	was := b.owners["gateway"]
+	moved := *was
+	moved.NAT, moved.Node = nil, 2
+	b.generation++
+	e := b.sw.Edit(b.generation)
+	e.RemoveEndpoint(ours, was)
+	e.AddEndpoint(ours, &moved)
+	b.sw.Publish(e)
+	b.expect("uplink", packettest.ARP(1, routerMAC, laptop, natPublic), "uplink", verdict.ARPIgnored)
 }

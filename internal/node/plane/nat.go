@@ -2,11 +2,10 @@ package plane
 
 import (
 	"net/netip"
-	"slices"
-	"strings"
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/nat"
 	vswitch "palisade/switch"
 )
 
@@ -58,23 +57,15 @@ func (p *Plane) gatewayNetworks() map[uint64]ec2.VNI {
 	return networks
 }
 
-// GatewayUsage is how much of its bounds a NAT gateway at this node uses.
-type GatewayUsage struct {
-	NAT          ec2.NATGatewayID `json:"nat_gateway"`
-	Translations int              `json:"translations"`
-	Exhausted    uint64           `json:"error_port_allocation"` // packets that got no port
-}
-
-// Gateways returns the usage of each NAT gateway at this node, sorted by id.
-func (p *Plane) Gateways() (all []GatewayUsage) {
+// Gateways returns how much of its bounds each NAT gateway at this node uses.
+func (p *Plane) Gateways() map[ec2.NATGatewayID]nat.Usage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	all := make(map[ec2.NATGatewayID]nat.Usage)
 	for _, l := range p.leases {
 		if l.gateway != nil && !l.ended {
-			u := l.gateway.Gateway.Usage()
-			all = append(all, GatewayUsage{l.eni.NATGateway, u.Translations, u.Exhausted})
+			all[l.eni.NATGateway] = l.gateway.Gateway.Usage()
 		}
 	}
-	slices.SortFunc(all, func(a, b GatewayUsage) int { return strings.Compare(string(a.NAT), string(b.NAT)) })
 	return all
 }

@@ -124,6 +124,9 @@ func (p *Plane) Apply(view *state.View) error {
 	for _, c := range changes.Interfaces {
 		p.applyInterface(edit, c, generation)
 	}
+	if before == nil {
+		p.announce = nil // a gateway of this View may have moved while this node was away, and its new node has told that
+	}
 	p.recompile(edit, changes.Groups, generation)
 	p.removeLists(edit, changes.PrefixLists, generation)
 	p.removeNetworks(edit, changes.Networks)
