@@ -19,7 +19,7 @@ var actions = merged(
 	vpcActions, subnetActions, gatewayActions, routeActions, addressActions, aclActions, tagActions,
 	interfaceActions, instanceAttributeActions, instanceStatusActions, instanceTypeActions, imageActions, volumeActions,
 	accountSettingActions, instanceConsoleActions, instanceImageActions, classicLinkActions,
-	instanceOptionActions, placementActions, templateActions, dhcpActions, peeringActions, prefixListActions,
+	instanceOptionActions, placementActions, templateActions, dhcpActions, natActions, peeringActions, prefixListActions,
 )
 
 func merged(themes ...map[string]handler) map[string]handler {

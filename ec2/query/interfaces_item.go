@@ -89,7 +89,7 @@ func (c *call) newInterfaceItem(eni *ec2.Interface) interfaceItem {
 		item.Requester, item.Managed = string(eni.Node), true
 	}
 	if eni.NATGateway != "" {
-		item.Type, item.Managed, item.Requester = "nat_gateway", true, "amazon-vpc" // EC2 shows an account of its own
+		item.Type, item.Managed, item.Requester = "nat_gateway", true, string(eni.Node)
 	}
 	for n, pair := range eni.Addresses() {
 		a := nicAddress{Address: pair.Private.String(), DNS: privateName(eni.Region, pair.Private), Primary: n == 0}

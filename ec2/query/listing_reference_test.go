@@ -331,6 +331,7 @@ func (w *world) populate(t *testing.T) {
 	vpc := w.defaultVPC(t)
 	subnet := elementOf(call("DescribeSubnets"), "subnetId")
 	gateway := elementOf(call("DescribeInternetGateways"), "internetGatewayId")
+	call("CreateNatGateway&ConnectivityType=private&SubnetId=" + subnet + "&TagSpecification.1.ResourceType=natgateway&TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=out")
 	call("CreateVpc&CidrBlock=10.1.0.0/16&TagSpecification.1.ResourceType=vpc&TagSpecification.1.Tag.1.Key=Name&TagSpecification.1.Tag.1.Value=lab")
 	group := elementOf(call("CreateSecurityGroup&GroupName=web&GroupDescription=servers&VpcId="+vpc), "groupId")
 	rule := "AuthorizeSecurityGroup%s&GroupId=" + group + "&IpPermissions.1.IpProtocol=tcp&IpPermissions.1.FromPort=80&IpPermissions.1.ToPort=443"

@@ -47,7 +47,7 @@ func TestUnknownDecisiveParametersAreRefused(t *testing.T) {
 func TestUnservedActionsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	for action, want := range map[string]string{
-		"CreateNatGateway":        "UnsupportedOperation",
+		"CreateCarrierGateway":    "UnsupportedOperation",
 		"CreateFleet":             "UnsupportedOperation",
 		"createSecurityGroup":     "InvalidAction",
 		"CreateSecurityGroup%00":  "InvalidCharacter",

@@ -59,7 +59,7 @@ func (m *requestGenerator) must(account, form string) {
 	}
 }
 
-var anID = regexp.MustCompile(`"((?:sg|sgr|i|vpc|subnet|igw|rtb|rtbassoc|eipalloc|eipassoc|eni|acl)-[0-9a-f]+)"`)
+var anID = regexp.MustCompile(`"((?:sg|sgr|i|vpc|subnet|igw|rtb|rtbassoc|eipalloc|eipassoc|eni|acl|nat)-[0-9a-f]+)"`)
 
 // learn adds the ids in the state to m.ids.
 func (m *requestGenerator) learn() {
@@ -231,7 +231,7 @@ func (m *requestGenerator) value(name string) string {
 func (m *requestGenerator) id(parameter string) string {
 	kinds := map[string]string{
 		"GroupId": "sg-", "SecurityGroupId": "sg-", "ReferencedGroupId": "sg-", "InstanceId": "i-", "VpcId": "vpc-", "SubnetId": "subnet-", "InternetGatewayId": "igw-",
-		"GatewayId": "igw-", "RouteTableId": "rtb-", "AllocationId": "eipalloc-", "NetworkInterfaceId": "eni-", "SecurityGroupRuleId": "sgr-",
+		"GatewayId": "igw-", "NatGatewayId": "nat-", "RouteTableId": "rtb-", "AllocationId": "eipalloc-", "NetworkInterfaceId": "eni-", "SecurityGroupRuleId": "sgr-",
 	}
 	for range 30 {
 		id := pick(m.r, m.ids)

@@ -78,6 +78,7 @@ var resourceTypes = map[string]string{
 	"key":      "key-pair",
 	"lt":       "launch-template",
 	"pcx":      "vpc-peering-connection",
+	"nat":      "natgateway",
 	"pg":       "placement-group",
 	"pl":       "prefix-list",
 	"rtb":      "route-table",

@@ -39,6 +39,7 @@ var cases = []packetCase{
 	{"elastic addresses", []string{"AllocateAddress", "AssociateAddress", "DisassociateAddress", "ReleaseAddress"}, (*testbed).elasticAddresses},
 	{"routes", []string{"CreateRoute", "DeleteRoute"}, (*testbed).routesToTheGateway},
 	{"gateways", []string{"CreateInternetGateway", "AttachInternetGateway", "DetachInternetGateway", "DeleteInternetGateway", "ReplaceRoute"}, (*testbed).gateways},
+	{"NAT gateways", []string{"CreateNatGateway", "DeleteNatGateway"}, (*testbed).natGateways},
 	{"route tables of a subnet", []string{"CreateRouteTable", "AssociateRouteTable", "ReplaceRouteTableAssociation", "DisassociateRouteTable", "DeleteRouteTable"}, (*testbed).routeTablesOfASubnet},
 	{"network ACL", []string{"CreateNetworkAclEntry", "ReplaceNetworkAclEntry", "DeleteNetworkAclEntry"}, (*testbed).networkACL},
 	{"network ACL of a subnet", []string{"CreateNetworkAcl", "ReplaceNetworkAclAssociation", "DeleteNetworkAcl"}, (*testbed).networkACLOfASubnet},

@@ -21,6 +21,7 @@ import (
 	"palisade/firewall"
 	"palisade/internal/peer"
 	"palisade/internal/refusal"
+	"palisade/nat"
 	vswitch "palisade/switch"
 	"palisade/switch/overlay"
 )
@@ -61,6 +62,8 @@ type Plane interface {
 	BadRules() []string
 	// Explain names the rule that admits the packet of a step, or says why each rule does not.
 	Explain(vswitch.Step) firewall.Explanation
+	// Gateways returns how much of its bounds each NAT gateway at this node uses.
+	Gateways() map[ec2.NATGatewayID]nat.Usage
 	// Allowances returns how many connections each interface of this node can still open.
 	Allowances() map[*ec2.Interface]conntrack.Allowance
 }

@@ -5,6 +5,7 @@ import (
 
 	"palisade/conntrack"
 	"palisade/ec2"
+	"palisade/nat"
 )
 
 // Status is the answer of GET /v1/status.
@@ -22,8 +23,10 @@ type Status struct {
 	Panics uint64 `json:"panics,omitempty"`
 	// Shut lists the ports of this node and the interfaces of other nodes whose frames caused too
 	// many panics. Their frames are dropped until the instance or this daemon is restarted.
-	Shut      []string         `json:"shut,omitempty"`
-	Instances []InstanceStatus `json:"instances"`
+	Shut []string `json:"shut,omitempty"`
+	// Gateways are the NAT gateways at this node.
+	Gateways  map[ec2.NATGatewayID]nat.Usage `json:"nat_gateways,omitempty"`
+	Instances []InstanceStatus               `json:"instances"`
 }
 
 // InstanceStatus is one instance whose first interface has a lease.
@@ -52,6 +55,7 @@ func (s *Server) status() Status {
 	if view == nil {
 		return status
 	}
+	status.Gateways = s.Plane.Gateways()
 	status.Index, status.BadRules = view.Index(), s.Plane.BadRules()
 	if refused := s.Switch.Refused(); len(refused) > 0 {
 		for eni := range view.Interfaces() {

@@ -211,6 +211,9 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 	case conntrack.Blocked:
 		step.Connection = "cut: its rule was revoked, or an operator ended it"
 	}
+	if in.Endpoint.IsNAT {
+		step.Connection = "translated by NAT gateway " + natOf(view, in.Endpoint)
+	}
 	if !in.Asked {
 		return step
 	}
@@ -228,6 +231,14 @@ func (s *Server) explain(view *state.View, in vswitch.Step, admitted bool) Trace
 		step.Refusals = append(step.Refusals, fmt.Sprintf("%s: %s", ruleText(r.Rule), r))
 	}
 	return step
+}
+
+// natOf returns the id of the NAT gateway whose interface an endpoint is.
+func natOf(view *state.View, e *vswitch.Endpoint) string {
+	if eni, ok := interfaceOf(view, e); ok {
+		return string(eni.NATGateway)
+	}
+	return e.Address.String()
 }
 
 // ruleText returns a rule as the ec2-* tools print it.
