@@ -46,6 +46,8 @@ var cases = []packetCase{
 	{"subnets that map public addresses", []string{"ModifySubnetAttribute"}, (*testbed).publicSubnets},
 	{"further blocks of a VPC", []string{"AssociateVpcCidrBlock", "DisassociateVpcCidrBlock"}, (*testbed).furtherBlocks},
 	{"two VPCs with equal addresses", []string{"CreateVpc", "CreateSubnet", "DeleteSubnet", "DeleteVpc"}, (*testbed).equalAddresses},
+	{"peered accounts", []string{"CreateVpcPeeringConnection", "AcceptVpcPeeringConnection", "DeleteVpcPeeringConnection", "RejectVpcPeeringConnection"}, (*testbed).peeredAccounts},
+	{"peered regions", nil, (*testbed).peeredRegions},
 	{"group in another VPC", []string{"AssociateSecurityGroupVpc", "DisassociateSecurityGroupVpc"}, (*testbed).groupInAnotherVPC},
 	{"default VPC and subnet created again", []string{"CreateDefaultVpc", "CreateDefaultSubnet"}, (*testbed).defaultNetwork},
 	{"launch template", []string{"CreateLaunchTemplate", "CreateLaunchTemplateVersion", "ModifyLaunchTemplate", "DeleteLaunchTemplateVersions", "DeleteLaunchTemplate"}, (*testbed).launchTemplate},
@@ -62,10 +64,6 @@ var needNoCase = map[string]string{
 	"DeleteKeyPair":      "keys are used inside the instance",
 	"ModifyVpcAttribute": "the cases resolve no names",
 
-	"CreateVpcPeeringConnection":        "no route leads to a peering yet",
-	"AcceptVpcPeeringConnection":        "no route leads to a peering yet",
-	"RejectVpcPeeringConnection":        "no route leads to a peering yet",
-	"DeleteVpcPeeringConnection":        "no route leads to a peering yet",
 	"ModifyVpcPeeringConnectionOptions": "the cases resolve no names",
 
 	"MonitorInstances":                            "no packet depends on it",
