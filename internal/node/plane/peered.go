@@ -53,3 +53,25 @@ func (p *Plane) forgetPeerings(ended []endedPeering, generation uint64) {
 		})
 	}
 }
+
+// privateAddresses returns the private addresses that have an owner.
+func privateAddresses(owners map[owned]uint64) map[netip.Addr]bool {
+	all := make(map[netip.Addr]bool)
+	for of, by := range owners {
+		if of.vni != 0 && by != nobody {
+			all[of.address] = true
+		}
+	}
+	return all
+}
+
+// isNear reports whether a private address is one of a network or of its peers. If it is neither, a connection of
+// the network with an interface that had the address went through a peering that has ended.
+func (p *Plane) isNear(vni ec2.VNI, a netip.Addr) bool {
+	for _, v := range p.withPeers(vni) {
+		if n, ok := p.view.Network(v); ok && n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

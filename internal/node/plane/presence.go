@@ -30,7 +30,7 @@ func (p *Plane) SetDown(epochs map[uint64]bool) {
 		changed = true
 		if is {
 			edit.RemoveEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
-			p.lost[l.eni.VNI] = generation
+			p.lose(l.eni.VNI, generation)
 		} else {
 			edit.AddEndpoint(vswitch.VNI(l.eni.VNI), l.endpoint)
 		}

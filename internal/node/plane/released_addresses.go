@@ -59,6 +59,7 @@ func (p *Plane) forgetFormer() error {
 	}
 	now, was := p.owners(), p.ownersFile.stored
 	sameCluster := p.ownersFile.ofCluster(p.view.Seed())
+	elsewhere := privateAddresses(was)
 	former := func(epoch uint64, a netip.Addr) bool {
 		l := p.leases[epoch]
 		switch {
@@ -67,7 +68,7 @@ func (p *Plane) forgetFormer() error {
 		case was == nil:
 			return p.unleased(now, l.eni.VNI, a)
 		}
-		return !sameCluster || was[owned{0, a}] != now[owned{0, a}] ||
+		return !sameCluster || was[owned{0, a}] != now[owned{0, a}] || elsewhere[a] && !p.isNear(l.eni.VNI, a) ||
 			slices.ContainsFunc(p.withPeers(l.eni.VNI), func(v ec2.VNI) bool { return was[owned{v, a}] != now[owned{v, a}] })
 	}
 	if n := p.tracker.ForgetAdopted(former) + p.nat.Forget(former); n > 0 {
