@@ -200,3 +200,36 @@ func TestRuleWithAPrefixListWeighsItsMaxEntries(t *testing.T) {
 	w.must(&RevokeRules{Account: dev, Region: east, Group: GroupSelector{ID: g.ID}, Rules: []RuleSpec{{Protocol: ec2.TCP, From: 80, To: 80, PrefixList: small.ID}}})
 	w.must(&DeletePrefixList{dev, east, small.ID})
 }
+
+// A route for a list counts as MaxEntries of the list towards the routes of its table.
+func TestRouteWithAPrefixListWeighsItsMaxEntries(t *testing.T) {
+	w := newVPCWorld(t)
+	rt := w.must(&CreateRouteTable{Account: dev, Region: east, VPC: w.subnet.VPC}).RouteTable
+	var g *ec2.InternetGateway
+	for g = range w.state.View().InternetGatewaysOf(dev, east) {
+		if g.VPC == w.subnet.VPC {
+			break
+		}
+	}
+	l := w.list(49, "203.0.113.0/24")
+	create := func(id ec2.PrefixListID) *CreateRoute {
+		return &CreateRoute{Account: dev, Region: east, RouteTable: rt.ID, Gateway: g.ID, PrefixList: id}
+	}
+	w.must(create(l.ID))
+	w.refused(create(l.ID), "RouteAlreadyExists")
+	w.must(&CreateRoute{Account: dev, Region: east, RouteTable: rt.ID, Gateway: g.ID, Destination: allIPv4})
+	w.refused(create(w.list(1).ID), "RouteLimitExceeded")
+	if now := w.must(&ModifyPrefixList{Account: dev, Region: east, List: l.ID, MaxEntries: new(50)}).PrefixList; now.State != "modify-failed" || !strings.Contains(now.StateMessage, string(rt.ID)) {
+		t.Errorf("the list is %+v, want modify-failed, and a message that names %s", now, rt.ID)
+	}
+	both := create(l.ID)
+	both.Destination = allIPv4
+	w.refused(both, "InvalidParameterCombination")
+	w.refused(create("pl-0a1b2c3d"), "InvalidPrefixListID.NotFound")
+	w.refused(create(w.must(&CreatePrefixList{Account: dev, Region: east, Name: "six", IPv6: true, MaxEntries: 1}).PrefixList.ID), "UnsupportedOperation")
+	w.refused(&DeletePrefixList{dev, east, l.ID}, "DependencyViolation")
+	w.must(&ReplaceRoute{Account: dev, Region: east, RouteTable: rt.ID, Gateway: g.ID, PrefixList: l.ID})
+	w.refused(&DeleteRoute{Account: dev, Region: east, RouteTable: rt.ID, PrefixList: w.list(1).ID}, "InvalidRoute.NotFound")
+	w.must(&DeleteRoute{Account: dev, Region: east, RouteTable: rt.ID, PrefixList: l.ID})
+	w.must(&DeletePrefixList{dev, east, l.ID})
+}

@@ -125,6 +125,14 @@ func (v *View) PrefixListUsers(id ec2.PrefixListID, account ec2.AccountID) []Pre
 	return all
 }
 
+// RouteTablesWith returns the route tables that have a route for a prefix list.
+func (v *View) RouteTablesWith(id ec2.PrefixListID) (all []*ec2.RouteTable) {
+	for rt := range rows[ec2.RouteTable](v.txn(), tableRoutes, indexList, key(id)) {
+		all = append(all, rt)
+	}
+	return all
+}
+
 func prefixListUsers(txn *memdb.Txn, id ec2.PrefixListID) []prefixListUser {
 	var all []prefixListUser
 	for g := range rows[ec2.Group](txn, tableGroup, indexSource, key(id)) {

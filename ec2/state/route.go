@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -84,7 +85,7 @@ func (r *DeleteRouteTable) apply(t *tx) (Result, error) {
 	return Result{RouteTable: rt}, nil
 }
 
-// CreateRoute adds a route. Result: RouteTable.
+// CreateRoute adds a route. One for a prefix list counts as MaxEntries of the list. Result: RouteTable.
 type CreateRoute struct {
 	Account     ec2.AccountID
 	Region      ec2.Region
@@ -110,7 +111,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	route := r.route()
-	if err := t.checkRoute(route); err != nil {
+	if err := t.checkRoute(rt, route); err != nil {
 		return Result{}, err
 	}
 	if slices.ContainsFunc(rt.Routes, sameDestination(route)) || t.isLocal(rt, r.Destination) {
@@ -119,7 +120,7 @@ func (r *CreateRoute) apply(t *tx) (Result, error) {
 	if route, err = t.checkTarget(rt, route); err != nil {
 		return Result{}, err
 	}
-	if len(rt.Routes) >= t.limits().RoutesPerTable {
+	if t.countRoutes(rt, nil)+cmp.Or(t.weight(r.PrefixList, nil), 1) > t.limits().RoutesPerTable {
 		return Result{}, ec2.Errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
 	}
 	return Result{RouteTable: t.addRoute(rt, route)}, nil
@@ -160,7 +161,7 @@ func (r *ReplaceRoute) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	route := r.route()
-	if err := t.checkRoute(route); err != nil {
+	if err := t.checkRoute(rt, route); err != nil {
 		return Result{}, err
 	}
 	at := slices.IndexFunc(rt.Routes, sameDestination(route))
@@ -208,7 +209,7 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 		return Result{}, err
 	}
 	route := ec2.Route{Destination: r.Destination, PrefixList: r.PrefixList}
-	if err := t.checkRoute(route); err != nil {
+	if err := t.checkRoute(rt, route); err != nil {
 		return Result{}, err
 	}
 	if t.isLocal(rt, r.Destination) {
@@ -223,13 +224,17 @@ func (r *DeleteRoute) apply(t *tx) (Result, error) {
 }
 
 // checkRoute checks the destination of a route: a range of addresses, or a prefix list.
-func (t *tx) checkRoute(r ec2.Route) error {
+func (t *tx) checkRoute(rt *ec2.RouteTable, r ec2.Route) error {
 	destination := r.Destination
 	switch {
 	case r.PrefixList != "" && destination.IsValid():
 		return ec2.Errorf("InvalidParameterCombination", "The parameters destinationCidrBlock and destinationPrefixListId cannot be used together")
 	case r.PrefixList != "":
-		return ec2.Errorf("InvalidPrefixListId.NotFound", "The prefix list ID '%s' does not exist", ec2.Clip(string(r.PrefixList)))
+		l, err := findPrefixList(t.Txn, owner{rt.Account, rt.Region}, r.PrefixList)
+		if err == nil && l.IPv6 {
+			return ec2.Errorf("UnsupportedOperation", "IPv6 is not served: no route can have the prefix list %s, which is of IPv6", l.ID)
+		}
+		return err
 	case !destination.IsValid():
 		return ec2.Missing("destinationCidrBlock")
 	case !destination.Addr().Is4() || destination != destination.Masked():

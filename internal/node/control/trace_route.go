@@ -46,12 +46,36 @@ func routeOf(view *state.View, s *ec2.Subnet, remote netip.Addr) (table *ec2.Rou
 	if table == nil {
 		return nil, nil
 	}
+	longest := -1
 	for i, r := range table.Routes {
-		if r.PrefixList == "" && r.Destination.Contains(remote) && (best == nil || r.Destination.Bits() > best.Destination.Bits()) {
-			best = &table.Routes[i]
+		if bits := matchedBits(view, s.VPC, r, remote); bits > longest {
+			best, longest = &table.Routes[i], bits
 		}
 	}
 	return table, best
+}
+
+// matchedBits returns the length of the prefix by which a route leads to an address; -1 if it does not. Of a
+// prefix list it is that of the longest entry outside of the VPC.
+func matchedBits(view *state.View, vpc ec2.VPCID, r ec2.Route, remote netip.Addr) int {
+	if r.PrefixList == "" {
+		if r.Destination.Contains(remote) {
+			return r.Destination.Bits()
+		}
+		return -1
+	}
+	bits := -1
+	l, ok := view.PrefixList(r.PrefixList)
+	v, known := view.VPC(vpc)
+	if !ok || !known {
+		return -1
+	}
+	for _, e := range l.Entries {
+		if e.CIDR.Contains(remote) && !v.Contains(e.CIDR) {
+			bits = max(bits, e.CIDR.Bits())
+		}
+	}
+	return bits
 }
 
 func destination(r ec2.Route) string {

@@ -29,3 +29,26 @@ func (p *Plane) removeLists(edit *vswitch.Edit, changes []state.Change[ec2.Prefi
 		}
 	}
 }
+
+// listedRoutes returns a route for each entry of the prefix lists of a table. They follow the routes for single
+// blocks, so among routes for the same block the entry of a list decides last, and of two lists the one with the
+// smaller id first. An entry within the VPC's blocks leaves the local route in force (Amazon VPC User Guide,
+// "Route priority").
+func (p *Plane) listedRoutes(vpc *ec2.VPC, table *ec2.RouteTable) (routes []vswitch.Route) {
+	for _, r := range table.Routes {
+		if r.PrefixList == "" {
+			continue
+		}
+		target := p.target(vpc, r)
+		l, ok := p.view.PrefixList(r.PrefixList)
+		if !ok {
+			continue // a list of AWS, which is empty
+		}
+		for _, e := range l.Entries {
+			if !vpc.Contains(e.CIDR) {
+				routes = append(routes, vswitch.Route{Prefix: e.CIDR, Target: target})
+			}
+		}
+	}
+	return routes
+}

@@ -2,12 +2,14 @@ package plane_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
 	"palisade/internal/node/plane/planetest"
 	"palisade/internal/packet"
+	vswitch "palisade/switch"
 )
 
 func (w *world) prefixList(blocks ...netip.Addr) *ec2.PrefixList {
@@ -186,5 +188,35 @@ func TestDeletedListIsForgotten(t *testing.T) {
 	w.Do(&state.DeletePrefixList{Account: planetest.Dev, Region: planetest.Region, List: l.ID})
 	if w.Switch.Snapshot().Lists() == before || w.Switch.Snapshot().Lists().Entries() != 0 {
 		t.Error("the entries of a deleted list are kept")
+	}
+}
+
+// The entries of a list are routes of the tables that have a route for it.
+func TestEntriesOfAListAreRoutes(t *testing.T) {
+	w := newWorld(t)
+	table := w.View.RouteTableOf(w.Private)
+	outside := netip.MustParseAddr("198.51.100.7")
+	l := w.prefixList()
+	gateway := w.View.RouteTableOf(w.Public).Routes[0].Gateway
+	w.Do(&state.CreateRoute{Account: planetest.Dev, Region: planetest.Region, RouteTable: table.ID, Gateway: gateway, PrefixList: l.ID})
+	routed := func(a netip.Addr) bool {
+		for _, s := range w.network(w.VPC.VNI).Subnets {
+			if s.Prefix == w.Private.CIDR {
+				return slices.ContainsFunc(s.Routes, func(r vswitch.Route) bool { return r.Prefix.Contains(a) && r.Target.Kind == vswitch.Internet })
+			}
+		}
+		return false
+	}
+	if routed(outside) {
+		t.Error("an empty list routes an address")
+	}
+	inside := w.Public.CIDR.Addr()
+	w.change(l.ID, []netip.Addr{outside, inside}, nil)
+	if !routed(outside) || routed(inside) {
+		t.Errorf("an added entry is routed: %t, one within the VPC: %t; want only the first", routed(outside), routed(inside))
+	}
+	w.change(l.ID, nil, []netip.Addr{outside})
+	if routed(outside) {
+		t.Error("a removed entry is still routed")
 	}
 }

@@ -33,6 +33,11 @@ func (p *Plane) setNetworks(edit *vswitch.Edit, changes state.Changes) {
 	for _, c := range changes.RouteTables {
 		add(row(c).VPC)
 	}
+	for _, c := range changes.PrefixLists {
+		for _, table := range p.view.RouteTablesWith(row(c).ID) {
+			add(table.VPC)
+		}
+	}
 	for _, c := range changes.Gateways {
 		for _, g := range []*ec2.InternetGateway{c.Before, c.After} {
 			if g != nil {
@@ -119,7 +124,7 @@ func (p *Plane) routes(vpc *ec2.VPC, table *ec2.RouteTable) (routes []vswitch.Ro
 			routes = append(routes, vswitch.Route{Prefix: r.Destination, Target: p.target(vpc, r)})
 		}
 	}
-	return routes
+	return append(routes, p.listedRoutes(vpc, table)...)
 }
 
 // target returns where a route leads. A route that is a black hole drops packets.
