@@ -42,7 +42,7 @@ func TestVPCsDecideAsTheOracleDoes(t *testing.T) {
 	if n := sum.packets.Load(); !t.Failed() && (sum.delivered.Load() < n/8 || sum.across.Load() < n/50 || sum.answers.Load() < n/50) {
 		t.Errorf("of %d packets %d were delivered, %d to the other node and %d answers, so the test shows little", n, sum.delivered.Load(), sum.across.Load(), sum.answers.Load())
 	}
-	for k := local; k < peer; k++ {
+	for k := local; k < kinds; k++ {
 		t.Logf("%d delivered by routes of kind %d", sum.by[k].Load(), k)
 		if !t.Failed() && sum.by[k].Load() == 0 {
 			t.Errorf("no packet was delivered by routes of kind %d, so the test shows nothing about them", k)

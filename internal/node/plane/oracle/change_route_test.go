@@ -13,12 +13,40 @@ func (w *world) destinationBlock() netip.Prefix {
 		"10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.0.1.0/24", "10.1.0.0/24", "10.2.1.0/24", "10.1.0.0/25"))
 }
 
-// addRoute makes a route to an internet gateway.
+// addRoute makes a route to an internet gateway, a peering or an interface.
 func (w *world) addRoute(v *ec2.VPC) state.Request {
-	return &state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock(), Gateway: w.gateway(v)}
+	r := &state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock()}
+	switch w.r.IntN(6) {
+	case 0, 1, 2:
+		if p := w.peering(v); p != nil {
+			_, other, _ := p.Side(v.ID)
+			peer, _ := w.view.VPC(other.VPC)
+			r.Peering, r.Destination = p.ID, pick(w, peer.CIDR, peer.CIDR, r.Destination)
+			break
+		}
+		fallthrough
+	case 3, 4:
+		r.Gateway = w.gateway(v)
+	default:
+		r.Interface = w.interfaceIn(v).ID
+	}
+	return r
 }
 
-// replaceRoute changes the target of a route.
+// replaceRoute changes the target of a route. Only a route to an interface can take the place of the local route.
 func (w *world) replaceRoute(v *ec2.VPC) state.Request {
-	return &state.ReplaceRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock(), Gateway: w.gateway(v)}
+	t := w.table(v)
+	r := &state.ReplaceRoute{Account: v.Account, Region: v.Region, RouteTable: t.ID, Destination: v.CIDR}
+	if len(t.Routes) > 0 && w.r.IntN(3) > 0 {
+		r.Destination = pick(w, t.Routes...).Destination
+	}
+	switch {
+	case r.Destination == v.CIDR && w.r.IntN(3) > 0:
+		r.Local = true
+	case w.r.IntN(2) == 0:
+		r.Gateway = w.gateway(v)
+	default:
+		r.Interface = w.interfaceIn(v).ID
+	}
+	return r
 }

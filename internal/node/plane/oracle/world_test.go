@@ -184,6 +184,9 @@ func (w *world) build() {
 			w.authorize(account, id, ec2.Ingress, state.RuleSpec{Protocol: ec2.AnyProtocol, From: -1, To: -1, Prefix: netip.MustParsePrefix("10.0.0.0/14")})
 		}
 	}
+	if w.r.IntN(2) == 0 {
+		w.connect(w.vpcs[0], w.vpcs[w.r.IntN(2)+1])
+	}
 	for i, s := range w.subnets {
 		for range 2 {
 			w.register(s, nodeNames[w.r.IntN(2)])
@@ -192,12 +195,24 @@ func (w *world) build() {
 			w.register(s, nodeNames[w.r.IntN(2)])
 		}
 	}
+	v := w.vpcs[w.r.IntN(3)]
+	box := w.interfaceIn(v)
+	w.must(&state.ModifyNetworkInterface{Account: v.Account, Region: v.Region, Interface: box.ID, Unchecked: new(true)})
+	w.must(&state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: v.RouteTable, Destination: netip.MustParsePrefix("203.0.113.0/25"), Interface: box.ID})
 	private := w.vpcs[w.r.IntN(3)].ID // its gateway can be detached
 	for eni := range w.view.Interfaces() {
 		if w.r.IntN(2) == 0 && (eni.VPC != private || w.r.IntN(8) == 0) {
 			w.elastic(eni)
 		}
 	}
+}
+
+// connect peers two VPCs, with routes in both main tables.
+func (w *world) connect(a, b *ec2.VPC) {
+	p := w.must(&state.CreateVPCPeering{Account: a.Account, Region: a.Region, VPC: a.ID, PeerAccount: b.Account, PeerVPC: b.ID}).Peering
+	w.must(&state.AcceptVPCPeering{Account: b.Account, Region: b.Region, Peering: p.ID})
+	w.must(&state.CreateRoute{Account: a.Account, Region: a.Region, RouteTable: a.RouteTable, Destination: b.CIDR, Peering: p.ID})
+	w.must(&state.CreateRoute{Account: b.Account, Region: b.Region, RouteTable: b.RouteTable, Destination: a.CIDR, Peering: p.ID})
 }
 
 func (w *world) register(s *ec2.Subnet, on ec2.NodeID) {
