@@ -87,12 +87,34 @@ type function struct {
 	decl   *ast.FuncDecl
 }
 
+// gateways has the functions of the switch that only frames through a NAT gateway reach. Those of package nat
+// are such functions too.
+var gateways = map[string]bool{"translate": true, "exit": true, "exitToPeer": true, "enter": true, "translateSource": true, "untranslate": true, "answerReset": true}
+
+func (f *function) atGateways() bool {
+	_, method, _ := strings.Cut(f.name, "palisade/switch.(*frame).")
+	return strings.HasPrefix(f.name, "palisade/nat.") || gateways[method]
+}
+
+// AtGateways returns the full names of the functions that have a failpoint and that only frames through a NAT gateway
+// of the first network reach.
+func AtGateways(t testing.TB, root string) (names []string) {
+	t.Helper()
+	for _, f := range parse(t, root) {
+		if f.points && f.atGateways() && !strings.HasSuffix(f.name, ".exitToPeer") {
+			names = append(names, f.name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // Functions returns the full names of the functions that have a failpoint, as the runtime
-// writes them. root is the module's directory.
+// writes them, without those at NAT gateways. root is the module's directory.
 func Functions(t testing.TB, root string) (names []string) {
 	t.Helper()
 	for _, f := range parse(t, root) {
-		if f.points {
+		if f.points && !f.atGateways() {
 			names = append(names, f.name)
 		}
 	}
