@@ -26,12 +26,12 @@ var (
 // 10.0.1.99 and 198.18.1.99. 4db there has no public address.
 func newNATBed(t *testing.T) (*testbed, *nat.Table) {
 	t.Helper()
-	b := newVPCBed(t)
 	table, err := nat.Open(nat.Config{Capacity: 64})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { table.Close() })
+	t.Cleanup(func() { table.Close() }) // after the testbed has reported a failure
+	b := newVPCBed(t)
 	b.open()
 	b.change("4db", func(o *Endpoint) { o.Public = netip.Addr{} })
 	b.generation++
