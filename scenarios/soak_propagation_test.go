@@ -89,6 +89,14 @@ func (p *propagation) turns(many int) int {
 // measure authorizes and revokes a rule of a group, turns times, and checks the latencies. No probe may arrive
 // without that rule.
 func (p *propagation) measure(what string, turns int, group string, rule soakRule) {
+	p.t.Helper()
+	p.measureChange(what, turns,
+		func() (time.Time, error) { return p.api.authorize(group, rule) },
+		func() (time.Time, error) { return p.api.revoke(group, rule) })
+}
+
+// measureChange is measure for any change: authorize and revoke call the API and return the time of the answer.
+func (p *propagation) measureChange(what string, turns int, authorize, revoke func() (time.Time, error)) {
 	t, s := p.t, p.s
 	// A revoke counts as enforced when no probe has arrived for the time quiet, which is longer than the
 	// limit.
@@ -110,7 +118,7 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 		if at, ok := s.last(0); ok && time.Since(at) < quiet {
 			t.Fatalf("before change %d, a probe was admitted only %v ago, want %v or more", 2*i, time.Since(at), quiet)
 		}
-		reply, err := p.api.authorize(group, rule)
+		reply, err := authorize()
 		if err != nil {
 			t.Fatalf("change %d, authorize: %v", 2*i, err)
 		}
@@ -126,7 +134,7 @@ func (p *propagation) measure(what string, turns int, group string, rule soakRul
 			<-tick.C
 		}
 		before := s.len()
-		reply, err = p.api.revoke(group, rule)
+		reply, err = revoke()
 		if err != nil {
 			t.Fatalf("change %d, revoke: %v", 2*i+1, err)
 		}
