@@ -120,6 +120,7 @@ func TestClients(t *testing.T) {
 		{"aws 2.9.19", func(t *testing.T, l *labtest.Lab) { testGuides(t, l, debianAWS, "awstwo") }},
 		{"aws 1", testGuidesByAWS1},
 		{"boto3", testBoto3},
+		{"boto3, the second half of a VPC", testBoto3Network},
 		{"SDK for JavaScript v2", testJavaScript2},
 		{"SDK for JavaScript v3", testJavaScript3},
 		{"SDK for Go", testGo},

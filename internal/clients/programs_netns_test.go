@@ -101,6 +101,37 @@ func testBoto3(t *testing.T, l *labtest.Lab) {
 	wantClosed(t, laptop, in.public, "open/80")
 }
 
+// testBoto3Network runs boto3_network.py, with probes at each point where it waits.
+func testBoto3Network(t *testing.T, l *labtest.Lab) {
+	a := newAccount(t, l, "botonet")
+	script, err := filepath.Abs("testdata/boto3_network.py")
+	check(t, err)
+	home := t.TempDir()
+	p := start(t, l.Environ(a, home), home, "/usr/bin/python3", script, l.Endpoint)
+	web, app, reports := p.instance(t, l), p.instance(t, l), p.instance(t, l)
+	s := &testbed{lab: l, hosts: newHosts(t), laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	visit := func(from host, port string) probe { return toAddress(from, web.public, web, "tcp/"+port) }
+	between, out, across := to(app.host, web, "tcp/7010"), probe{from: app.host, to: laptopAddress, kind: "tcp/7030", at: s.laptop}, to(reports.host, app, "tcp/7021")
+	for _, step := range []struct {
+		line            string
+		passing, silent []probe
+	}{
+		{"launched", probes(visit(s.laptop, "7000"), visit(s.laptop, "7001"), between), probes(visit(s.stranger, "7000"), out, across)},
+		{"the list is changed", probes(visit(s.stranger, "7000")), probes(visit(s.laptop, "7000"))},
+		{"the ACL lets port 7000 in", probes(visit(s.laptop, "7000")), probes(visit(s.laptop, "7001"), between, visit(s.stranger, "7000"))},
+		{"the ACL denies port 7000", probes(visit(s.laptop, "7001"), between), probes(visit(s.laptop, "7000"))},
+		{"the private subnet has a NAT gateway", probes(out, visit(s.laptop, "7000")), probes(across)},
+		{"the VPCs are peers", probes(across), probes(out, to(reports.host, app, "tcp/7022"), to(reports.host, web, "tcp/7010"))},
+		{"the peering is deleted", probes(between), probes(across)},
+	} {
+		p.wantLine(t, "^"+step.line+"$")
+		s.send(t, step.line, step.passing, step.silent)
+		p.proceed()
+	}
+	p.wantLine(t, "^gone$")
+	p.wait(t)
+}
+
 // nodeDir makes a directory for node with the programs of testdata/js and the packages that `make
 // setup-clients` installs, and returns its path.
 func nodeDir(t *testing.T) string {
