@@ -33,10 +33,13 @@ func open(t testing.TB, c Config) *Table {
 func TestDestinationHas55000Ports(t *testing.T) {
 	table := open(t, Config{PerSource: 100_000})
 	g := table.Gateway(1)
+	taken := make(map[uint16]bool)
 	for n := range 55_000 {
-		if _, v := g.Out(udp(n), 0, false); v != verdict.Forward {
-			t.Fatalf("flow %d is %v, want 55,000 to pass", n, v)
+		port, v := g.Out(udp(n), 0, false)
+		if v != verdict.Forward || port < 1024 || taken[port] {
+			t.Fatalf("flow %d is %v with port %d, want 55,000 to pass, each with a port of its own", n, v, port)
 		}
+		taken[port] = true
 	}
 	if _, v := g.Out(udp(55_000), 0, false); v != verdict.NATExhausted || g.Usage().Exhausted != 1 {
 		t.Errorf("flow 55,001 is %v, counted %d times; want nat-error-port-allocation, counted once", v, g.Usage().Exhausted)

@@ -109,7 +109,7 @@ func (o *oracle) answered(epoch uint64, p *packet.Packet, now time.Duration) *tr
 	return nil
 }
 
-var small = Config{Capacity: 48, PerGateway: 30, PerSource: 12, PerDestination: 9}
+var small = Config{Capacity: 48, PerGateway: 30, PerSource: 5, PerDestination: 9}
 
 // A player makes packets of bytes, gives them to a Table and to an oracle, and compares.
 type player struct {
