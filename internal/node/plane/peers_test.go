@@ -56,6 +56,11 @@ func TestRoutesToPeerPassPacketsWhileThePeeringIsActive(t *testing.T) {
 		if got := w.passes(far, back, near.device); got != want {
 			t.Errorf("%s a packet of the peer passes: %v, want %v", when, got, want)
 		}
+		for _, v := range []*ec2.VPC{w.VPC, w.far} { // by which packets of other nodes are judged
+			if peers := w.network(v.VNI).Peers; (len(peers) == 1) != want {
+				t.Errorf("%s the switch has peers %+v of %s", when, peers, v.ID)
+			}
+		}
 	}
 	check("before the peering is accepted", false)
 	w.accept()
