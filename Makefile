@@ -39,7 +39,7 @@ demo: setup build ## the stories of Albert and Mary on three nodes, with real pa
 
 test: setup-clients setup-rivals build lint ## all tests that must pass
 	CI=$${CI:-true} go test -count=1 -p 1 -timeout 20m ./...
-	go test -count=1 -tags failpoints -run 'Panic' ./switch/overlay
+	go test -count=1 -tags failpoints -run 'Panic' ./switch ./switch/overlay
 
 unit: ## the tests that need no root
 	go test ./ec2/... ./cluster/... ./conntrack/... ./firewall/... ./internal/packet/... ./internal/peer/... ./internal/secret/... ./internal/verdict/... ./internal/configdoc ./internal/deps/... ./internal/mutants/... ./internal/node/control ./internal/node/fleet ./internal/node/plane ./switch ./switch/overlay

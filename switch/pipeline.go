@@ -22,10 +22,10 @@ func (f *frame) receive(in *Port, n int) {
 	}
 	// A joined frame that Decode refuses still counts as all its packets.
 	packets := max(f.pkt.Segments, uint32(f.batch.joined))
-	at.count(v, packets)
 	if v == verdict.ACLDenied {
 		at.countDenial(f.deniedBy, packets)
 	}
+	at.count(v, packets)
 }
 
 // forward carries a frame from an instance's port, and calls forwardFromUplink or forwardFromTunnel

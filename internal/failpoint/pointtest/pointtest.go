@@ -87,34 +87,56 @@ type function struct {
 	decl   *ast.FuncDecl
 }
 
-// gateways has the functions of the switch that only frames through a NAT gateway reach. Those of package nat
-// are such functions too.
-var gateways = map[string]bool{"translate": true, "exit": true, "exitToPeer": true, "enter": true, "translateSource": true, "untranslate": true, "answerReset": true}
+// atGateways and inVPCs have the functions, without the prefix "palisade/", that only frames through a NAT gateway
+// reach, or only frames of VPCs with routes, peers, network ACLs and prefix lists. Those of package nat are at
+// gateways too.
+var (
+	atGateways = []string{
+		"switch.(*frame).translate", "switch.(*frame).exit", "switch.(*frame).enter", "switch.(*frame).translateSource",
+		"switch.(*frame).untranslate", "switch.(*frame).answerReset", "switch/responder.Reset", "internal/packet.Reset",
+		"internal/packet.RewriteSourcePort", "internal/packet.RewriteDestinationPort", "internal/packet.rewritePort", "internal/packet.updatePort",
+		"internal/packet.RewriteQuotedSourcePort", "internal/packet.RewriteQuotedDestinationPort", "internal/packet.rewriteQuotedPort",
+	}
+	inVPCs = []string{
+		"switch.(*frame).routeVia", "switch.(*frame).routeToPeer", "switch.(*frame).exitToPeer", "switch.(*frame).isFromPeer", "switch.(*Port).countDenial",
+		"firewall.(*ACL).Decide", "firewall.(*aclTable).decides", "firewall.(*Lists).find", "firewall.(*Table).matchLists",
+	}
+)
 
-func (f *function) atGateways() bool {
-	_, method, _ := strings.Cut(f.name, "palisade/switch.(*frame).")
-	return strings.HasPrefix(f.name, "palisade/nat.") || gateways[method]
+// A world is what a frame must meet to reach a function.
+type world uint8
+
+const (
+	anywhere world = iota
+	gateway
+	vpc
+)
+
+func (f *function) world() world {
+	name := strings.TrimPrefix(f.name, "palisade/")
+	switch {
+	case strings.HasPrefix(name, "nat.") || slices.Contains(atGateways, name):
+		return gateway
+	case slices.Contains(inVPCs, name):
+		return vpc
+	}
+	return anywhere
 }
 
 // AtGateways returns the full names of the functions that have a failpoint and that only frames through a NAT gateway
-// of the first network reach.
-func AtGateways(t testing.TB, root string) (names []string) {
-	t.Helper()
-	for _, f := range parse(t, root) {
-		if f.points && f.atGateways() && !strings.HasSuffix(f.name, ".exitToPeer") {
-			names = append(names, f.name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
+// reach. root is the module's directory.
+func AtGateways(t testing.TB, root string) []string { return functions(t, root, gateway) }
 
-// Functions returns the full names of the functions that have a failpoint, as the runtime
-// writes them, without those at NAT gateways. root is the module's directory.
-func Functions(t testing.TB, root string) (names []string) {
+// InVPCs returns those that only frames of VPCs with routes, peers, network ACLs and prefix lists reach.
+func InVPCs(t testing.TB, root string) []string { return functions(t, root, vpc) }
+
+// Functions returns the full names of all other functions that have a failpoint, as the runtime writes them.
+func Functions(t testing.TB, root string) []string { return functions(t, root, anywhere) }
+
+func functions(t testing.TB, root string, of world) (names []string) {
 	t.Helper()
 	for _, f := range parse(t, root) {
-		if f.points && !f.atGateways() {
+		if f.points && f.world() == of {
 			names = append(names, f.name)
 		}
 	}
