@@ -4,6 +4,7 @@ package clients
 
 import (
 	"os"
+	"slices"
 	"testing"
 
 	"palisade/internal/lab"
@@ -46,8 +47,10 @@ func TestTerraformTiers(t *testing.T) {
 	changed := []string{`-var=visitors=["198.51.100.0/24"]`, "-var=partners=[]", "-var=database_port=5433", "-var=nat_gateways=3", "-var=middlebox=true"}
 	n.tf.apply(changed...)
 	n.readOutputs(t)
+	peered := n.always()[:2]
 	through := to(n.app.host, n.database, "tcp/5500")
-	n.send(t, "changed", append(n.always(), n.visitedBy(n.stranger)), append(n.never(), n.visitedBy(n.laptop), n.byList(), n.atDatabase(), through))
+	// Without an entry of the list, the private tier has no route to the peer.
+	n.send(t, "changed", append(n.always()[len(peered):], n.visitedBy(n.stranger)), slices.Concat(n.never(), peered, []probe{n.visitedBy(n.laptop), n.byList(), n.atDatabase(), through}))
 	n.forwards(t)
 	n.wantAnswers(t, "the middlebox forwards", through)
 	n.tf.plan(planEmpty, changed...)
@@ -73,7 +76,8 @@ func (n *tiered) enforced(t *testing.T) {
 	check(t, n.watcher.enforced(t.Context(), ""))
 }
 
-// always returns the probes that are answered before and after the change.
+// always returns the probes that are answered before the change, and, but for the first two, after it: they cross the
+// peering.
 func (n *tiered) always() []probe {
 	return []probe{
 		to(n.app.host, n.partner, "tcp/9000"),

@@ -53,7 +53,7 @@ resource "aws_vpc_peering_connection_options" "accepter" {
   }
 }
 
-# A prefix list admits the peer on a port. Another port is for a group of the peer.
+# A prefix list leads to the peer, and admits it on a port. Another port is for a group of the peer.
 
 resource "aws_ec2_managed_prefix_list" "partners" {
   name           = "partners"
@@ -69,10 +69,10 @@ resource "aws_ec2_managed_prefix_list_entry" "partners" {
 }
 
 resource "aws_route" "partners" {
-  count                     = local.partners * 3
-  route_table_id            = aws_route_table.private[count.index].id
-  destination_cidr_block    = aws_vpc.partner[0].cidr_block
-  vpc_peering_connection_id = aws_vpc_peering_connection_accepter.this[0].id
+  count                      = local.partners * 3
+  route_table_id             = aws_route_table.private[count.index].id
+  destination_prefix_list_id = aws_ec2_managed_prefix_list.partners.id
+  vpc_peering_connection_id  = aws_vpc_peering_connection_accepter.this[0].id
 }
 
 resource "aws_route" "back" {
