@@ -7,11 +7,11 @@ import (
 )
 
 // peerGroup returns the reference of a new rule of g to the group o of another VPC. The two VPCs must
-// have an active peering within their region (Amazon VPC Peering Guide, "Update your security groups to
+// have an active peering. sourceGroup finds groups of the rule's own region only (Amazon VPC Peering Guide, "Update your security groups to
 // reference peer security groups").
 func (t *tx) peerGroup(g, o *ec2.Group, ref ec2.GroupRef) (ec2.GroupRef, error) {
 	p := t.livePeering(g.VPC, o.VPC)
-	if p == nil || !p.Active() || !p.SameRegion() || ref.VPC != "" && ref.VPC != o.VPC || ref.Peering != "" && ref.Peering != p.ID {
+	if p == nil || !p.Active() || ref.VPC != "" && ref.VPC != o.VPC || ref.Peering != "" && ref.Peering != p.ID {
 		return ec2.GroupRef{}, differentNetworks()
 	}
 	return ec2.GroupRef{Account: o.Account, ID: o.ID, VPC: o.VPC, Peering: p.ID}, nil
