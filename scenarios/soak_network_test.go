@@ -22,17 +22,23 @@ type soakNetwork struct {
 // vpc makes a VPC, lets api use it and returns it.
 func (l *soakLab) vpc(api *soakAPI) *soakNetwork {
 	l.t.Helper()
+	return l.vpcAt(api, 0)
+}
+
+// vpcAt is vpc with the second number of the VPC's addresses.
+func (l *soakLab) vpcAt(api *soakAPI, second int) *soakNetwork {
+	l.t.Helper()
 	var made struct {
 		VPC    string `xml:"vpc>vpcId"`
 		Subnet string `xml:"subnet>subnetId"`
 	}
-	if _, err := api.call("CreateVpc", url.Values{"CidrBlock": {"10.0.0.0/16"}}, &made); err != nil {
+	if _, err := api.call("CreateVpc", url.Values{"CidrBlock": {fmt.Sprintf("10.%d.0.0/16", second)}}, &made); err != nil {
 		l.t.Fatal(err)
 	}
 	n := &soakNetwork{vpc: made.VPC, subnets: map[string]string{}, ids: map[string]string{}}
 	for i, node := range l.nodes {
 		zone := l.zone(node.Name)
-		params := url.Values{"VpcId": {n.vpc}, "AvailabilityZone": {zone}, "CidrBlock": {fmt.Sprintf("10.0.%d.0/24", i)}}
+		params := url.Values{"VpcId": {n.vpc}, "AvailabilityZone": {zone}, "CidrBlock": {fmt.Sprintf("10.%d.%d.0/24", second, i)}}
 		if n.subnets[zone] != "" {
 			continue
 		}
