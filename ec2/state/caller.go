@@ -13,15 +13,20 @@ import (
 type caller int
 
 const (
-	byVoter  caller = iota // an operator at a voter; the default
+	byNobody caller = iota // callers does not have the request: it is refused
+	byVoter                // an operator at a voter
 	byUser                 // only the leader, from a user's signed request
 	byLeader               // only the leader, by itself
 	byOwner                // a report: only the node that the interface or instance is at
 	byEither               // an operator at a voter, or the node that the interface is at
 )
 
-// callers has the caller of each request that is not byVoter, by the name of its type.
+// callers has the caller of each request but Batch, by the name of its type.
 var callers = map[string]caller{
+	"CreateAccount": byVoter, "CreateAccessKey": byVoter, "DeleteAccessKey": byVoter, "UpdateAccessKey": byVoter,
+	"CreateJoinToken": byVoter, "AdmitNode": byVoter, "FenceNode": byVoter, "RemoveNode": byVoter, "RegisterInterface": byVoter,
+	"SetRegions": byVoter, "SetTracking": byVoter, "CutConnections": byVoter, "BeginRotation": byVoter,
+
 	"Bootstrap": byLeader, "PutNetwork": byLeader, "PutNode": byLeader, "SealSecrets": byLeader, "Sweep": byLeader,
 	"AdvanceRotation": byLeader, "MoveNATGateway": byLeader,
 
@@ -39,6 +44,10 @@ var callers = map[string]caller{
 	"AttachNetworkInterface": byUser, "DetachNetworkInterface": byUser,
 	"AssignPrivateAddresses": byUser, "UnassignPrivateAddresses": byUser,
 	"CreateVPC": byUser, "CreateDefaultVPC": byUser, "DeleteVPC": byUser, "ModifyVPC": byUser,
+	"AssociateVPCBlock": byUser, "DisassociateVPCBlock": byUser,
+	"CreateNetworkACL": byUser, "DeleteNetworkACL": byUser, "ReplaceACLAssociation": byUser,
+	"CreateACLEntry": byUser, "ReplaceACLEntry": byUser, "DeleteACLEntry": byUser,
+	"CreateVolume": byUser, "ModifyVolume": byUser, "DeleteVolume": byUser, "AttachVolume": byUser, "DetachVolume": byUser,
 	"CreateSubnet": byUser, "CreateDefaultSubnet": byUser, "DeleteSubnet": byUser, "ModifySubnet": byUser,
 	"CreateInternetGateway": byUser, "DeleteInternetGateway": byUser, "AttachInternetGateway": byUser, "DetachInternetGateway": byUser,
 	"CreateNATGateway": byUser, "DeleteNATGateway": byUser,
@@ -78,7 +87,7 @@ func (v *View) MayPropose(from ec2.NodeID, r Request) error {
 	switch callerOf(r) {
 	case byUser:
 		return ec2.Errorf("UnauthorizedOperation", "%s is a request of users, and %s has no user's signature for it", name, from)
-	case byLeader:
+	case byLeader, byNobody:
 		return ec2.Errorf("UnauthorizedOperation", "%s is proposed by the leader only, not by %s", name, from)
 	}
 	return checkCaller(v.txn(), from, r)

@@ -29,17 +29,25 @@ func isCode(err error, code string) bool {
 }
 
 func TestEachRequestHasACaller(t *testing.T) {
-	named := map[string]bool{}
 	for name := range callers {
 		if requests[name] == nil {
 			t.Errorf("callers names %s, which is no request", name)
 		}
-		named[name] = true
 	}
-	// What an operator asks for at a voter is in no list, so that a new request is refused to others.
-	for _, name := range []string{"CreateAccount", "CreateAccessKey", "DeleteAccessKey", "UpdateAccessKey", "CreateJoinToken", "AdmitNode", "FenceNode", "RemoveNode", "RegisterInterface"} {
-		if named[name] {
-			t.Errorf("%s has the caller %d, want byVoter", name, callers[name])
+	for name := range requests {
+		if callers[name] == byNobody && name != "Batch" {
+			t.Errorf("%s has no caller, so only the leader can propose it: add it to callers", name)
+		}
+	}
+	r, _ := trustState(t)
+	view := r.state.View()
+	for name, request := range allSamples() {
+		account := reflect.ValueOf(request).Elem().FieldByName("Account").IsValid() && reflect.ValueOf(request).Elem().FieldByName("Region").IsValid()
+		if account && callers[name] == byVoter && name != "RegisterInterface" {
+			t.Errorf("an operator may hand in %s, which changes what an account has in a region", name)
+		}
+		if callers[name] == byUser && view.MayPropose("node1", request) == nil {
+			t.Errorf("a voter may hand in %s without a user's signature", name)
 		}
 	}
 	for _, r := range allSamples() {
