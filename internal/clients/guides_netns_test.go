@@ -259,7 +259,8 @@ func (p *shell) authorizeIngress(t *testing.T) {
 --group-id $web \
 --ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=$peer_group,VpcId=$peer_vpc,UserId=$peer_account}]"`,
 			want: `"ReferencedGroupInfo": \{[^}]*"VpcPeeringConnectionId": "pcx-[0-9a-f]{17}"`},
-		command{line: `aws ec2 describe-security-groups --group-ids $web`, want: `"PeeringStatus": "active",[^}]*"VpcPeeringConnectionId": "pcx-[0-9a-f]{17}"`},
+		command{line: `aws ec2 describe-security-groups --group-ids $web --output text \
+--query "SecurityGroups[].IpPermissions[].UserIdGroupPairs[].[PeeringStatus,VpcPeeringConnectionId]"`, want: `active\s+pcx-[0-9a-f]{17}`},
 		command{line: `aws ec2 authorize-security-group-ingress \
 --group-id $web \
 --ip-permissions "IpProtocol=tcp,FromPort=443,ToPort=443,UserIdGroupPairs=[{GroupId=sg-0123456789abcdef0,VpcId=vpc-0123456789abcdef0,UserId=987654321098}]"`,
