@@ -2,6 +2,7 @@ package oracle
 
 import (
 	"net/netip"
+	"slices"
 
 	"palisade/ec2"
 	"palisade/ec2/state"
@@ -15,7 +16,8 @@ func (w *world) destinationBlock() netip.Prefix {
 
 // addRoute makes a route to an internet gateway, a peering or an interface.
 func (w *world) addRoute(v *ec2.VPC) state.Request {
-	r := &state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: w.table(v).ID, Destination: w.destinationBlock()}
+	t := w.table(v)
+	r := &state.CreateRoute{Account: v.Account, Region: v.Region, RouteTable: t.ID, Destination: w.destinationBlock()}
 	switch w.r.IntN(6) {
 	case 0, 1, 2:
 		if p := w.peering(v); p != nil {
@@ -30,6 +32,11 @@ func (w *world) addRoute(v *ec2.VPC) state.Request {
 	default:
 		r.Interface = w.interfaceIn(v).ID
 	}
+	// AWS does not say which of two lists with the same block decides, so a table has one.
+	hasList := slices.ContainsFunc(t.Routes, func(r ec2.Route) bool { return r.PrefixList != "" })
+	if list := w.listOf(v); list != "" && !hasList && w.r.IntN(3) == 0 {
+		r.Destination, r.PrefixList = netip.Prefix{}, list
+	}
 	return r
 }
 
@@ -38,7 +45,8 @@ func (w *world) replaceRoute(v *ec2.VPC) state.Request {
 	t := w.table(v)
 	r := &state.ReplaceRoute{Account: v.Account, Region: v.Region, RouteTable: t.ID, Destination: v.CIDR}
 	if len(t.Routes) > 0 && w.r.IntN(3) > 0 {
-		r.Destination = pick(w, t.Routes...).Destination
+		old := pick(w, t.Routes...)
+		r.Destination, r.PrefixList = old.Destination, old.PrefixList
 	}
 	switch {
 	case r.Destination == v.CIDR && w.r.IntN(3) > 0:

@@ -214,7 +214,8 @@ func (w *world) removeRoute(v *ec2.VPC) state.Request {
 	if len(t.Routes) == 0 {
 		return nil
 	}
-	return &state.DeleteRoute{Account: v.Account, Region: v.Region, RouteTable: t.ID, Destination: pick(w, t.Routes...).Destination}
+	r := pick(w, t.Routes...)
+	return &state.DeleteRoute{Account: v.Account, Region: v.Region, RouteTable: t.ID, Destination: r.Destination, PrefixList: r.PrefixList}
 }
 
 func (w *world) associate(v *ec2.VPC) state.Request {

@@ -139,12 +139,35 @@ func route(view *state.View, s *ec2.Subnet, dst netip.Addr) target {
 			best, longest = target{kind: local}, b.CIDR.Bits()
 		}
 	}
-	for _, r := range tableOf(view, s).Routes {
-		if r.Destination.Contains(dst) && r.Destination.Bits() >= longest {
+	table := tableOf(view, s)
+	for _, r := range table.Routes {
+		if r.PrefixList == "" && r.Destination.Contains(dst) && r.Destination.Bits() >= longest {
 			best, longest = leads(view, s, r), r.Destination.Bits()
 		}
 	}
+	// Among equal prefixes a static route is before those of a prefix list.
+	for _, r := range table.Routes {
+		for _, p := range listed(view, vpc, r) {
+			if p.Contains(dst) && p.Bits() > longest {
+				best, longest = leads(view, s, r), p.Bits()
+			}
+		}
+	}
 	return best
+}
+
+// listed returns the destinations of a route for a prefix list: its entries outside of the VPC.
+func listed(view *state.View, vpc *ec2.VPC, r ec2.Route) (all []netip.Prefix) {
+	l, ok := view.PrefixList(r.PrefixList)
+	if !ok {
+		return nil
+	}
+	for _, e := range l.Entries {
+		if !vpc.Contains(e.CIDR) {
+			all = append(all, e.CIDR)
+		}
+	}
+	return all
 }
 
 // tableOf returns the route table of a subnet: the one that is associated with it, or else the main table.

@@ -17,6 +17,7 @@ import (
 	"palisade/internal/node/plane"
 	"palisade/internal/node/plane/planetest"
 	"palisade/internal/verdict"
+	"palisade/nat"
 	vswitch "palisade/switch"
 	"palisade/switch/tap/taptest"
 )
@@ -34,6 +35,7 @@ type node struct {
 	plane   *plane.Plane
 	sw      *vswitch.Switch
 	tracker *conntrack.Tracker
+	nat     *nat.Table
 	uplink  *taptest.Device
 	wire    *wire
 	devices map[uint64]*taptest.Device // by epoch
@@ -69,10 +71,12 @@ func newNode(t testing.TB, name ec2.NodeID, number uint32) *node {
 	n := &node{devices: map[uint64]*taptest.Device{}}
 	n.tracker, err = conntrack.Open(conntrack.Config{})
 	check(t, err)
+	n.nat, err = nat.Open(nat.Config{Capacity: 4096})
+	check(t, err)
 	quiet := slog.New(slog.DiscardHandler)
 	n.sw, err = vswitch.New(vswitch.Config{Tracker: n.tracker, Pollers: 1, Logger: quiet})
 	check(t, err)
-	n.plane = plane.New(plane.Config{Node: name, MTU: 1500, Switch: n.sw, Tracker: n.tracker, EnforcedIndex: index, Logger: quiet})
+	n.plane = plane.New(plane.Config{Node: name, MTU: 1500, Switch: n.sw, Tracker: n.tracker, NAT: n.nat, EnforcedIndex: index, Logger: quiet})
 	n.uplink, err = taptest.New()
 	check(t, err)
 	check(t, n.plane.AddUplink(n.uplink, nextHop))
@@ -87,6 +91,7 @@ func (n *node) close(t testing.TB) {
 	n.plane.Close()
 	n.sw.Close()
 	check(t, n.tracker.Close())
+	check(t, n.nat.Close())
 }
 
 // attach gives every active interface of a node a port, and takes the ports of those that have ended.
