@@ -1,9 +1,12 @@
 package clients
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -59,7 +62,22 @@ func newClientIn(region string, l *labtest.Lab, a lab.Account, options ...func(*
 		BaseEndpoint: aws.String(l.Endpoint),
 		Credentials:  credentials.NewStaticCredentialsProvider(a.AccessKey, a.SecretKey, ""),
 		APIOptions:   options,
+		HTTPClient:   &http.Client{Transport: wholeBodies{}},
 	})
+}
+
+// wholeBodies gives the transport a body of its own. The SDK closes its body when the answer begins, and the transport
+// may then close the connection in the middle of the answer.
+type wholeBodies struct{}
+
+func (wholeBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	own := r.Clone(r.Context())
+	own.Body = io.NopCloser(bytes.NewReader(body))
+	return http.DefaultTransport.RoundTrip(own)
 }
 
 // code returns the AWS error code if the service returned the error, "" for no error, and the
