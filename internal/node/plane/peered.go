@@ -43,14 +43,7 @@ func (p *Plane) forgetPeerings(ended []endedPeering, generation uint64) {
 		time.Sleep(50 * time.Microsecond) // until pollers finish their batch, which is short
 	}
 	for _, e := range ended {
-		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == e.vni }), func(a netip.Addr) bool {
-			for _, b := range e.blocks {
-				if b.Contains(a) {
-					return true
-				}
-			}
-			return false
-		})
+		p.forgetBlocks(e.vni, e.blocks)
 	}
 }
 

@@ -48,10 +48,15 @@ func (p *Plane) meetPeers(vni ec2.VNI, peers []vswitch.PeerNetwork) {
 		}
 	}
 	if len(blocks) > 0 {
-		p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool {
-			return slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(a) })
-		})
+		p.forgetBlocks(vni, blocks)
 	}
+}
+
+// forgetBlocks drops the connections of a network with addresses of some blocks.
+func (p *Plane) forgetBlocks(vni ec2.VNI, blocks []netip.Prefix) {
+	p.tracker.Forget(p.zones(func(v ec2.VNI) bool { return v == vni }), func(a netip.Addr) bool {
+		return slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(a) })
+	})
 }
 
 // withPeers yields a network and its peers.
