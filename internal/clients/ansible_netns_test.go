@@ -84,7 +84,7 @@ func testAnsible(t *testing.T, l *labtest.Lab) {
 // again, which must change nothing, changes two rules, and removes everything, with packets after each step.
 func testPlaybooks(t *testing.T, l *labtest.Lab, a lab.Account, region string) {
 	p := newAnsible(t, l, a, region)
-	s := &testbed{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a}, laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	s := testbedOf(t, l, a)
 	if changed := p.run(t, "present.yml"); changed != "11" {
 		t.Errorf("the first run changed %s things, want 11", changed)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"palisade/internal/lab"
 	"palisade/internal/lab/labtest"
 )
 
@@ -53,6 +54,12 @@ var (
 	oneNode    = placement{1, 1}
 	threeNodes = placement{3, 2}
 )
+
+// testbedOf returns a testbed of a lab without instances, for probes between what an account makes there.
+func testbedOf(t *testing.T, l *labtest.Lab, a lab.Account) *testbed {
+	t.Helper()
+	return &testbed{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a}, laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+}
 
 func newTestbed(t *testing.T, name string, at placement) *testbed {
 	l := labtest.Up(t, name, "--nodes", fmt.Sprint(at.nodes), "--zones", fmt.Sprint(at.zones))

@@ -49,7 +49,7 @@ func testPlatform(t *testing.T, name string, nodes int, again bool) {
 	l := labtest.Up(t, name, "--nodes", fmt.Sprint(nodes))
 	a := newAccount(t, l, "platform")
 	p := &platform{tf: newTerraform(t, l, a, "platform"), account: a}
-	p.testbed = &testbed{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: a}, laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	p.testbed = testbedOf(t, l, a)
 	p.tf.init()
 	p.tf.apply()
 	p.readOutputs(t)

@@ -11,10 +11,9 @@ import (
 	"palisade/internal/lab/labtest"
 )
 
-// TestTerraformLaunches applies a configuration with a launch template and options of instances,
-// checks that the next plan is empty, changes everything that can change in place, and destroys
-// it. Probes after each step check the group that the template names.
-func TestTerraformLaunches(t *testing.T) {
+// needTerraform skips the test on a machine without Terraform; where CI is set it fails the test.
+func needTerraform(t *testing.T) {
+	t.Helper()
 	switch {
 	case hasTerraform():
 	case os.Getenv("CI") != "":
@@ -22,6 +21,13 @@ func TestTerraformLaunches(t *testing.T) {
 	default:
 		t.Skipf("this machine does not have terraform and %s", pluginDir)
 	}
+}
+
+// TestTerraformLaunches applies a configuration with a launch template and options of instances,
+// checks that the next plan is empty, changes everything that can change in place, and destroys
+// it. Probes after each step check the group that the template names.
+func TestTerraformLaunches(t *testing.T) {
+	needTerraform(t)
 	l := labtest.Up(t, "tflaunch", "--nodes", "1")
 	tf := newTerraform(t, l, newAccount(t, l, "terraform"), "terraform-launch", "-var=endpoint="+l.Endpoint)
 	tf.init()

@@ -24,18 +24,12 @@ type tiered struct {
 // TestTerraformTiers applies the configuration on three nodes, checks that the next plan is empty, changes ACL
 // entries, prefix lists, NAT gateways and routes, and destroys everything, with packets after each step.
 func TestTerraformTiers(t *testing.T) {
-	switch {
-	case hasTerraform():
-	case os.Getenv("CI") != "":
-		t.Fatalf("this machine does not have terraform and %s; with CI set this test may not be skipped", pluginDir)
-	default:
-		t.Skipf("this machine does not have terraform and %s", pluginDir)
-	}
+	needTerraform(t)
 	l := labtest.Up(t, "tiers", "--nodes", "3")
 	own, partner := newAccount(t, l, "tiers"), newAccount(t, l, "partner")
 	n := &tiered{accounts: []lab.Account{own, partner}, tf: newTerraform(t, l, own, "network",
 		"-var=partner_access_key="+partner.AccessKey, "-var=partner_secret_key="+partner.SecretKey)}
-	n.testbed = &testbed{lab: l, hosts: newHosts(t), watcher: &watcher{lab: l, account: own}, laptop: host{"laptop", l.Namespace("laptop")}, stranger: host{"stranger", l.Namespace("stranger")}}
+	n.testbed = testbedOf(t, l, own)
 	n.tf.init()
 	n.tf.apply()
 	n.readOutputs(t)
