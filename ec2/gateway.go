@@ -10,7 +10,7 @@ type InternetGateway struct {
 	VPC     VPCID // "" while it is detached
 }
 
-// A NATGateway lets the interfaces of a VPC open connections in its own name, and lets nobody open one
+// A NATGateway lets the interfaces of a VPC open connections from its own address. No host can open one
 // to them. It has an Interface in Subnet, which no user manages.
 type NATGateway struct {
 	ID      NATGatewayID

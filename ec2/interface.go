@@ -65,7 +65,7 @@ type Interface struct {
 	NATGateway  NATGatewayID    `json:",omitempty"` // that it belongs to; it is then managed by no user
 	ClientToken string          `json:",omitempty"`
 
-	RequestShape string `json:",omitempty"` // digest of the request that ClientToken stands for
+	RequestShape string `json:",omitempty"` // digest of the request that came with ClientToken
 }
 
 // An AddressPair is a private address and, if there is one, the public address that is translated

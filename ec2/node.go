@@ -49,7 +49,7 @@ func (n *Node) Serves(r Region) bool { return strings.HasPrefix(n.Zone, string(r
 func (n *Node) Votes() bool { return n.Member() && n.Role != NonVoter }
 
 // A JoinToken admits one node to the cluster. The State has only the hash of its secret, so a
-// leaked log or snapshot admits nobody.
+// leaked log or snapshot admits no node.
 type JoinToken struct {
 	ID         string
 	SecretHash string // hex, SHA-256

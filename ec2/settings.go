@@ -97,8 +97,8 @@ type Settings struct {
 
 	// PeeringsPerVPC is the most active peerings of a VPC. Default 50.
 	PeeringsPerVPC int `json:",omitempty"`
-	// PeeringRequests is the most requests of an account in a region to peer VPCs that nobody has
-	// answered. Default 25.
+	// PeeringRequests is the most requests of an account in a region to peer VPCs that wait for an
+	// answer. Default 25.
 	PeeringRequests int `json:",omitempty"`
 
 	// PrefixListsPerRegion is the most managed prefix lists of an account in a region. Default 100

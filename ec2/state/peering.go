@@ -103,7 +103,7 @@ func (t *tx) hasEnded(p *ec2.VPCPeering) bool {
 	return p.Ended() || p.Status == ec2.PeeringPending && !p.Expires.After(t.meta.Time)
 }
 
-// peeringLimits returns EC2's error if the requester has too many requests that nobody has answered, or
+// peeringLimits returns EC2's error if the requester has too many requests without an answer, or
 // if its VPC has too many active peerings.
 func (t *tx) peeringLimits(requester *ec2.PeeringSide) error {
 	pending := 0

@@ -78,7 +78,7 @@ func (t *tx) dropPeering(p *ec2.VPCPeering) {
 	t.del(tablePeering, p)
 }
 
-// sweepPeerings marks the requests that nobody accepted in time, and deletes the peerings that nobody
+// sweepPeerings marks the requests that were not accepted in time, and deletes the peerings that no account
 // sees any more.
 func (t *tx) sweepPeerings() {
 	var due []*ec2.VPCPeering
